@@ -1,0 +1,61 @@
+"""RPC for Trio: structured concurrency that does not stop at the process boundary."""
+
+from ._client import Client, connect, connect_stream
+from ._context import CurrentCall, Peer, current_call, metadata
+from ._dispatcher import CallInfo
+from ._errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    InvalidArguments,
+    MessageTooLarge,
+    MethodNotFound,
+    Overloaded,
+    ProtocolError,
+    RemoteError,
+    RPCError,
+    Unauthenticated,
+    Unavailable,
+)
+from ._exceptions import exception
+from ._limits import Limits
+from ._server import ConnectionInfo, Server, serve_listeners, serve_stream, serve_tcp, serve_unix
+from ._service import method, service
+from ._version import __version__
+
+__all__ = [
+    "CallInfo",
+    "Client",
+    "ConnectionInfo",
+    "ConnectionLost",
+    "CurrentCall",
+    "DeadlineExceeded",
+    "InvalidArguments",
+    "Limits",
+    "MessageTooLarge",
+    "MethodNotFound",
+    "Overloaded",
+    "Peer",
+    "ProtocolError",
+    "RPCError",
+    "RemoteError",
+    "Server",
+    "Unauthenticated",
+    "Unavailable",
+    "__version__",
+    "connect",
+    "connect_stream",
+    "current_call",
+    "exception",
+    "metadata",
+    "method",
+    "serve_listeners",
+    "serve_stream",
+    "serve_tcp",
+    "serve_unix",
+    "service",
+]
+
+# Tracebacks name an error as users import it.
+for _error in RPCError, *RPCError.__subclasses__():
+    _error.__module__ = __name__
+del _error

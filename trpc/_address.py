@@ -1,0 +1,147 @@
+"""URLs and what is behind them: opening streams and listeners, with errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, urlsplit
+
+import trio
+
+from ._errors import UnavailableOSError, UnavailableRefused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+_SCHEMES: Final = "tcp://host:port or unix:///path/to/socket"
+
+# Connections that wait to be accepted; the kernel lowers it to what it allows.
+_BACKLOG: Final = 1024
+
+
+async def open_stream(url: str) -> trio.SocketStream:
+    """Connects to ``url``.
+
+    Raises:
+        ValueError: the URL is not one of trpc's; the message says what is wrong with it.
+        Unavailable: nobody is there or it cannot be reached; it is an OSError too.
+    """
+    parts = urlsplit(url)
+    try:
+        if parts.scheme == "tcp":
+            return await trio.open_tcp_stream(*_host_and_port(url, parts))
+        if parts.scheme == "unix":
+            return await trio.open_unix_socket(_path(url, parts))
+    except OSError as exc:
+        raise _cannot_connect(url, exc) from exc
+    raise ValueError(f"{url!r} has the scheme {parts.scheme!r}, which is not known; use {_SCHEMES}")
+
+
+def _host_and_port(url: str, parts: SplitResult) -> tuple[str, int]:
+    try:
+        port = parts.port
+    except ValueError:  # from urllib: not a number, or out of range
+        port = -1
+    if not parts.hostname or not port or port < 0 or parts.path not in {"", "/"}:
+        raise ValueError(f"{url!r} is not of the form tcp://host:port, with a port from 1 to 65535")
+    return parts.hostname, port
+
+
+def _path(url: str, parts: SplitResult) -> str:
+    if parts.netloc or not parts.path:
+        raise ValueError(f"{url!r} is not of the form unix:///path/to/socket, with three slashes")
+    return parts.path
+
+
+def _cannot_connect(url: str, exc: OSError) -> OSError:
+    # Trio gives one OSError for all addresses of a host, from the group of what happened with each.
+    causes = exc.__cause__.exceptions if isinstance(exc.__cause__, BaseExceptionGroup) else (exc.__cause__ or exc,)
+    if all(isinstance(cause, ConnectionRefusedError | FileNotFoundError) for cause in causes):
+        return UnavailableRefused(
+            errno.ECONNREFUSED, f"nothing listens at {url}: is the server running, and is this its address?"
+        )
+    return UnavailableOSError(exc.errno, f"cannot connect to {url}: {'; '.join(str(cause) for cause in causes)}")
+
+
+async def open_tcp_listeners(port: int, host: str | None) -> Sequence[trio.SocketListener]:
+    """Listens on a TCP port; 0 takes any free one.
+
+    Raises:
+        ValueError: the port is not from 0 to 65535.
+        OSError: it is in use, needs privileges, or the host is not one of this machine.
+    """
+    if not 0 <= port <= 65535:  # noqa: PLR2004
+        raise ValueError(f"port {port} is not from 0 to 65535 (0: any free port)")
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except PermissionError as exc:
+        raise PermissionError(
+            exc.errno, f"not permitted to listen on port {port}: ports below 1024 need privileges; take a higher one"
+        ) from exc
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise OSError(
+                exc.errno,
+                f"port {port} on {host} is in use: another program, or another instance of this one, listens"
+                f" there; `ss -ltnp 'sport = :{port}'` shows which. Port 0 takes any free port",
+            ) from exc
+        if exc.errno == errno.EADDRNOTAVAIL or isinstance(exc, socket.gaierror):
+            raise OSError(exc.errno, f"{host!r} is not an address of this machine: {exc}") from exc
+        raise
+
+
+@contextlib.asynccontextmanager
+async def unix_listener(path: str | os.PathLike[str]) -> AsyncIterator[trio.SocketListener]:
+    """Listens on a Unix socket that only this user can connect to; removes it at the end.
+
+    A socket that nobody listens on any more, left by a process that was killed, is replaced.
+
+    Raises:
+        OSError: another process listens there, there is another file of that name, or it cannot be made.
+    """
+    name = os.fspath(path)
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        if await _is_stale(name):
+            os.unlink(name)  # noqa: PTH108 - the path is a string all along
+        try:
+            await sock.bind(name)
+        except OSError as exc:
+            hint = "another process listens there, or it is another file" if exc.errno == errno.EADDRINUSE else str(exc)
+            raise OSError(exc.errno, f"cannot listen on the Unix socket {name!r}: {hint}") from exc
+        try:
+            # Between bind and listen nobody can connect, so there is no moment with other permissions.
+            os.chmod(name, 0o600)  # noqa: PTH101
+            sock.listen(_BACKLOG)
+            yield trio.SocketListener(sock)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)  # noqa: PTH108
+
+
+async def _is_stale(name: str) -> bool:
+    """Whether ``name`` is a socket that refuses connections."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(name).st_mode):
+            return False
+        stream = await trio.open_unix_socket(name)
+    except FileNotFoundError:
+        return False
+    except ConnectionRefusedError:
+        return True
+    await stream.aclose()
+    return False
+
+
+def url_of(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
+    """Where a listener can be reached; None if it is not a socket."""
+    if not isinstance(listener, trio.SocketListener):
+        return None
+    name = listener.socket.getsockname()
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    return f"unix://{os.path.abspath(os.fsdecode(name))}"  # noqa: PTH100

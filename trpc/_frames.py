@@ -1,0 +1,120 @@
+"""Bytes to frames and back: the preamble, the length prefix and the header. Knows nothing of meanings.
+
+::
+
+    preamble   93 74 72 70 63 0d 0a  version          once, first, in both directions
+    frame      length u32 | kind u8 | flags u8 | stream u16 | id u64 | body
+
+``length`` counts what follows it: 12 bytes of header and the body. Integers are big-endian.
+docs/wire-protocol.md specifies all of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ._errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERSION: Final = 1
+# The first byte can start neither ASCII, UTF-8 nor a TLS record, so that the first byte of a stray
+# protocol gives it away; CR LF shows a transport that translates line ends (both learned from PNG).
+MAGIC: Final = b"\x93trpc\r\n"
+PREAMBLE: Final = MAGIC + bytes([VERSION])
+
+_LENGTH = struct.Struct(">I")
+_PREFIXED_HEADER = struct.Struct(">IBBHQ")
+HEADER_SIZE: Final = _PREFIXED_HEADER.size - _LENGTH.size
+
+
+class Frame(NamedTuple):
+    """One frame, as it is on the wire."""
+
+    kind: int
+    id: int
+    body: bytes
+    flags: int = 0
+    stream: int = 0
+
+
+def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002
+    """The bytes of one frame."""
+    return _PREFIXED_HEADER.pack(HEADER_SIZE + len(body), kind, flags, stream, id) + body
+
+
+class FrameReader:
+    """Cuts a byte stream into frames. How the bytes were split makes no difference.
+
+    Args:
+        max_body: largest acceptable body in bytes; may be changed between frames.
+    """
+
+    def __init__(self, max_body: int) -> None:
+        self.max_body = max_body
+        self._buffer = bytearray()
+        self._preamble_read = 0
+
+    def feed(self, data: bytes | bytearray) -> Iterator[Frame]:
+        """Takes bytes, gives the frames that they complete.
+
+        A frame before the faulty byte is given before the error is raised. Consume the iterator to its
+        end before the next call.
+
+        Raises:
+            ProtocolError: the bytes are not trpc. The reader cannot be used further.
+        """
+        if self._preamble_read < len(PREAMBLE):
+            data = self._feed_preamble(data)
+        buffer = self._buffer
+        buffer += data
+        position = 0
+        try:
+            while len(buffer) - position >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(buffer, position)
+                # On the length alone: nothing is allocated for a frame that cannot be accepted.
+                if length < HEADER_SIZE:
+                    raise ProtocolError(f"a frame of length {length}; the shortest is {HEADER_SIZE}")
+                if length > HEADER_SIZE + self.max_body:
+                    raise ProtocolError(
+                        f"a frame of length {length}; the longest accepted here is {HEADER_SIZE + self.max_body}"
+                    )
+                end = position + _LENGTH.size + length
+                if len(buffer) < end:
+                    break
+                _, kind, flags, stream, call_id = _PREFIXED_HEADER.unpack_from(buffer, position)
+                body = bytes(memoryview(buffer)[position + _PREFIXED_HEADER.size : end])
+                position = end
+                yield Frame(kind, call_id, body, flags, stream)
+        finally:
+            del buffer[:position]
+
+    @property
+    def inside_frame(self) -> bool:
+        """Whether the bytes so far end inside the preamble or inside a frame."""
+        return bool(self._buffer) or 0 < self._preamble_read < len(PREAMBLE)
+
+    def _feed_preamble(self, data: bytes | bytearray) -> bytes | bytearray:
+        """Checks as much of the preamble as there is, byte by byte, and gives what follows it."""
+        expected = PREAMBLE[self._preamble_read :]
+        head = data[: len(expected)]
+        if not expected.startswith(head):
+            start = PREAMBLE[: self._preamble_read] + head
+            if start.startswith(MAGIC):
+                raise ProtocolError(
+                    f"the peer speaks version {start[len(MAGIC)]} of the protocol, this side version {VERSION}"
+                )
+            raise ProtocolError(f"the peer does not speak trpc{_guess(start)}: it began with {start!r}")
+        self._preamble_read += len(head)
+        return data[len(head) :]
+
+
+def _guess(start: bytes) -> str:
+    """What the stray bytes are likely to be, for the error message."""
+    if start[:1] in {b"\x16", b"\x15"}:
+        return " but TLS"
+    if start.isascii() and start[:1].isalpha():
+        return " but a text protocol, such as HTTP"
+    return ""

@@ -1,0 +1,55 @@
+"""Every limit, with the reason for its default beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Final
+
+KiB: Final = 1024
+MiB: Final = 1024 * KiB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one side accepts from the other. Frozen; the same class serves both sides.
+
+    Sizes are in bytes, times in seconds of Trio's clock. A side announces its limits in its hello, and
+    the other obeys them before it sends, so that a limit is met as a clear local error.
+
+    Raises:
+        ValueError: a limit is not a positive number.
+    """
+
+    max_message_size: int = 16 * MiB
+    """Body of one request or reply. Large enough for an image or a table, small enough that the 1,000
+    connections of a busy server cannot fill its memory with one message each."""
+
+    max_hello_size: int = 16 * KiB
+    """Body of the first message, which comes from somebody unknown. A hello has some hundred bytes;
+    the rest is room for credentials."""
+
+    max_depth: int = 64
+    """Nesting of arrays and maps in a message. Hand-written data is below 10; recursive code that walks
+    it must not meet Python's recursion limit."""
+
+    max_calls: int = 1000
+    """Calls in flight per connection, counted until the handler has ended. With a Trio task and its
+    scopes at a few KiB each, this is some MiB per connection."""
+
+    max_unsent: int = 4 * MiB
+    """Bytes that wait to be written to a peer that reads slowly. Above it, a server stops reading that
+    peer's requests, and a client's callers wait."""
+
+    hello_timeout: float = 5.0
+    """Seconds until the peer's hello has to be there. It is the first thing that a peer sends, so this is
+    one round trip and some patience."""
+
+    max_call_time: float = math.inf
+    """Seconds that a handler may run. No bound by default: the caller's deadline is the bound."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ValueError(f"Limits.{field.name} must be positive, not {value!r}")

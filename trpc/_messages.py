@@ -1,0 +1,163 @@
+"""What the frames mean: the kinds, and the bodies of the messages that have one.
+
+A frame's kind and id can be read although its body cannot, so a bad body fails one call and not the
+connection. docs/wire-protocol.md is the specification of all that is here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from . import _codec
+from ._errors import InvalidArguments, ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ._limits import Limits
+
+IGNORABLE: Final = 0x80
+"""A kind with this bit may be ignored by a peer that does not know it."""
+
+
+class Kind(enum.IntEnum):
+    """Kinds of messages. The high nibble says who may send it: anyone, the caller, the callee."""
+
+    HELLO = 0x01
+    PING = 0x02
+    PONG = 0x03
+    GOAWAY = 0x04
+    REQUEST = 0x10
+    NOTIFY = 0x11
+    CANCEL = 0x12
+    RESULT = 0x20
+    ERROR = 0x21
+    CANCELLED = 0x22
+    EXPIRED = 0x23
+
+
+# A year: nobody waits longer, and no arithmetic on a clock overflows.
+MAX_TIME_LEFT: Final = 365 * 86400.0
+
+MetadataValue = str | bytes | int | float | bool | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hello:
+    """What each side says of itself before anything else. ``max_*`` are what it accepts."""
+
+    max_message_size: int
+    max_calls: int
+    max_depth: int
+
+    def encode(self) -> bytes:
+        """Body of HELLO."""
+        return _codec.pack(dataclasses.asdict(self), max_depth=1)
+
+    @classmethod
+    def of(cls, limits: Limits) -> Hello:
+        """The hello that announces ``limits``."""
+        return cls(limits.max_message_size, limits.max_calls, limits.max_depth)
+
+    @classmethod
+    def decode(cls, body: bytes) -> Hello:
+        """Reads the body of HELLO; unknown keys are for later versions and ignored.
+
+        Raises:
+            ProtocolError: not a map, or a limit is missing, not an integer or below its minimum.
+        """
+        try:
+            hello = _codec.convert(_codec.unpack(body, max_depth=8), cls)
+        except _codec.DecodeError as exc:
+            raise ProtocolError(f"the peer's hello cannot be read: {exc}") from exc
+        for field in dataclasses.fields(cls):
+            if getattr(hello, field.name) < 1:
+                raise ProtocolError(f"the peer's hello announces a {field.name} of {getattr(hello, field.name)}")
+        return hello  # type: ignore[no-any-return]
+
+
+# Bodies up to this size never end a connection, whatever the receiver's limit is: requests sent before
+# the receiver's hello has arrived, and the errors that say that something else was too large.
+ALWAYS_ACCEPTED: Final = 16 * 1024
+
+# What may be sent before the peer's hello has arrived. One call at a time costs nothing: the hello is
+# there before the first reply is.
+UNTIL_HELLO: Final = Hello(max_message_size=ALWAYS_ACCEPTED, max_calls=1, max_depth=64)
+
+
+@dataclasses.dataclass(slots=True)
+class Request:
+    """Body of REQUEST and NOTIFY."""
+
+    method: str
+    args: list[Any]
+    kwargs: dict[str, Any] | None
+    time_left: float | None
+    metadata: dict[str, MetadataValue] | None
+
+
+def encode_request(
+    method: str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object] | None,
+    time_left: float | None,
+    metadata: Mapping[str, MetadataValue] | None,
+    *,
+    max_depth: int,
+    any_keys: bool = False,
+) -> bytes:
+    """Body of REQUEST or NOTIFY; elements at the end that are None are left out.
+
+    Raises:
+        EncodeError: an argument cannot be encoded.
+    """
+    fields: list[object] = [method, args, kwargs or None, time_left, metadata or None]
+    while fields[-1] is None:
+        fields.pop()
+    return _codec.pack(fields, max_depth=max_depth, any_keys=any_keys)
+
+
+def decode_request(body: bytes, *, max_depth: int) -> Request:
+    """Reads the body of REQUEST or NOTIFY.
+
+    Raises:
+        InvalidArguments: it cannot be read; the call fails, the connection does not.
+    """
+    try:
+        fields = _codec.unpack(body, max_depth=max_depth)
+    except _codec.DecodeError as exc:
+        raise InvalidArguments(f"the request cannot be decoded: {exc}") from exc
+    if type(fields) is not list or len(fields) < 2:
+        raise InvalidArguments("a request is an array of a method's name, its arguments and options")
+    # Elements beyond the known ones come from later versions and are ignored.
+    method, args, kwargs, time_left, metadata = (*fields, None, None, None)[:5]
+    if type(method) is not str:
+        raise InvalidArguments("the method's name must be a string")
+    if type(args) is not list:
+        raise InvalidArguments("the positional arguments must be an array")
+    if kwargs is not None and not _has_text_keys(kwargs):
+        raise InvalidArguments("the keyword arguments must be a map with strings as keys")
+    if metadata is not None and not (_has_text_keys(metadata) and all(map(is_metadata_value, metadata.values()))):
+        raise InvalidArguments("metadata must be a map from strings to scalars")
+    return Request(method, args, kwargs, _check_time_left(time_left), metadata)
+
+
+def is_metadata_value(value: object) -> bool:
+    """Whether ``value`` may be a value of metadata."""
+    return value is None or type(value) in {str, bytes, int, float, bool}
+
+
+def _has_text_keys(value: object) -> bool:
+    return isinstance(value, dict) and all(type(key) is str for key in value)
+
+
+def _check_time_left(value: object) -> float | None:
+    """Refuses what is not a time, and clamps what is longer than anybody lives."""
+    if value is None:
+        return None
+    if type(value) not in {int, float} or not math.isfinite(value):  # type: ignore[arg-type]
+        raise InvalidArguments(f"the time left must be a finite number of seconds, not {value!r}")
+    return min(float(value), MAX_TIME_LEFT)  # type: ignore[arg-type]

@@ -1,0 +1,189 @@
+"""The protocol machine of one connection: sans I/O, no Trio, no clock.
+
+What changes the protocol's state lives here and nowhere else. Bytes that arrived go into
+:meth:`Protocol.receive`, which gives the frames that are valid in the present state; the sending methods
+give the bytes to write and note what they mean for the state. Both roles are in one machine: either side
+may call, and calls of the two directions have separate ids.
+
+A call, as its caller sees it, and as its callee does::
+
+    caller   (none) --request--> OPEN --cancel--> OPEN --RESULT/ERROR/CANCELLED/EXPIRED--> (gone)
+    callee   (none) --REQUEST--> OPEN --CANCEL--> OPEN --reply-------------------------> (gone)
+
+Ids only grow, so an id below the last one that is not open is finished, and one above it is in the future.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ._errors import ProtocolError
+from ._frames import PREAMBLE, Frame, FrameReader, encode_frame
+from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ._limits import Limits
+
+_BODILESS: Final = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED})
+
+
+class Protocol:
+    """State of one connection.
+
+    Attributes:
+        peer: what the peer announced; until its hello is there, what every peer accepts.
+        peer_is_known: whether the peer's hello has arrived.
+        last_request: highest call id that the peer has used.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.peer = UNTIL_HELLO
+        self.peer_is_known = False
+        self.last_request = 0
+        self._limits = limits
+        self._frames = FrameReader(max_body=limits.max_hello_size)
+        self._open_incoming: set[int] = set()
+        self._open_outgoing: set[int] = set()
+        self._last_sent = 0
+        self._last_ping = 0
+
+    # --- receiving ---
+
+    def receive(self, data: bytes | bytearray) -> Iterator[Frame]:
+        """Takes bytes, gives the messages that they complete, in order.
+
+        Frames before a faulty one are given before the error is raised. A request is given although its
+        body may be unreadable; a cancel of a finished call is not given.
+
+        Raises:
+            ProtocolError: the peer broke the protocol. The connection has to be closed.
+        """
+        for frame in self._frames.feed(data):
+            if not self.peer_is_known:
+                self._receive_hello(frame)
+                yield frame
+                continue
+            check = _CHECKS.get(frame.kind)
+            if check is None:
+                if frame.kind & IGNORABLE:
+                    continue
+                raise ProtocolError(f"a message of unknown kind {frame.kind:#04x}")
+            if frame.flags or frame.stream:
+                raise ProtocolError(
+                    f"flags {frame.flags:#04x} and stream {frame.stream} belong to features that were not announced"
+                )
+            if frame.body and frame.kind in _BODILESS:
+                raise ProtocolError(f"{Kind(frame.kind).name} has a body")
+            if check(self, frame):
+                yield frame
+
+    def receive_eof(self) -> None:
+        """Notes that the peer's bytes have ended.
+
+        Raises:
+            ProtocolError: they ended in the middle of a frame.
+        """
+        if self._frames.inside_frame:
+            raise ProtocolError("the stream ended inside a frame")
+
+    def _receive_hello(self, frame: Frame) -> None:
+        if frame.kind != Kind.HELLO or frame.id or frame.flags or frame.stream:
+            raise ProtocolError(f"the first message is of kind {frame.kind:#04x}, not a hello")
+        self.peer = Hello.decode(frame.body)
+        self.peer_is_known = True
+        self._frames.max_body = max(self._limits.max_message_size, ALWAYS_ACCEPTED)
+
+    def _check_hello(self, frame: Frame) -> bool:
+        raise ProtocolError("a second hello")
+
+    def _check_request(self, frame: Frame) -> bool:
+        if frame.id <= self.last_request:
+            raise ProtocolError(f"call id {frame.id} after {self.last_request}: ids must increase")
+        self.last_request = frame.id
+        if frame.kind == Kind.REQUEST:
+            self._open_incoming.add(frame.id)
+        return True
+
+    def _check_cancel(self, frame: Frame) -> bool:
+        if frame.id > self.last_request:
+            raise ProtocolError(f"a cancel for call {frame.id}, which has not been made")
+        # The reply may have crossed the cancel on the wire.
+        return frame.id in self._open_incoming
+
+    def _check_reply(self, frame: Frame) -> bool:
+        if frame.id not in self._open_outgoing:
+            raise ProtocolError(f"a reply to call {frame.id}, which is not open")
+        self._open_outgoing.remove(frame.id)
+        return True
+
+    def _check_ping(self, frame: Frame) -> bool:
+        return True
+
+    def _check_pong(self, frame: Frame) -> bool:
+        if not 0 < frame.id <= self._last_ping:
+            raise ProtocolError(f"an answer to ping {frame.id}, which was not sent")
+        return True
+
+    def _check_goaway(self, frame: Frame) -> bool:
+        return True
+
+    # --- sending ---
+
+    def opening(self) -> bytes:
+        """The first bytes of the connection: preamble and hello."""
+        return PREAMBLE + encode_frame(Kind.HELLO, 0, Hello.of(self._limits).encode())
+
+    def request(self, body: bytes) -> tuple[int, bytes]:
+        """A call: its id, and the bytes to write."""
+        self._last_sent += 1
+        self._open_outgoing.add(self._last_sent)
+        return self._last_sent, encode_frame(Kind.REQUEST, self._last_sent, body)
+
+    def forget_request(self, call_id: int) -> None:
+        """The bytes of this request will not be written; its id is never used again."""
+        self._open_outgoing.remove(call_id)
+
+    def notify(self, body: bytes) -> bytes:
+        """A one-way call: the bytes to write."""
+        self._last_sent += 1
+        return encode_frame(Kind.NOTIFY, self._last_sent, body)
+
+    def cancel(self, call_id: int) -> bytes:
+        """Asks the peer to cancel a call that is open."""
+        return encode_frame(Kind.CANCEL, call_id)
+
+    def reply(self, kind: Kind, call_id: int, body: bytes = b"") -> bytes:
+        """The one terminal reply to a call: RESULT, ERROR, CANCELLED or EXPIRED."""
+        self._open_incoming.remove(call_id)
+        return encode_frame(kind, call_id, body)
+
+    def ping(self) -> tuple[int, bytes]:
+        """A ping: its number, and the bytes to write."""
+        self._last_ping += 1
+        return self._last_ping, encode_frame(Kind.PING, self._last_ping)
+
+    def pong(self, number: int) -> bytes:
+        """The answer to a ping."""
+        return encode_frame(Kind.PONG, number)
+
+    def goaway(self, body: bytes) -> bytes:
+        """Says that no call after the last one received will be executed, and why."""
+        return encode_frame(Kind.GOAWAY, self.last_request, body)
+
+
+# What is checked for each kind of message once the peer's hello is there; False: valid, but without effect.
+_CHECKS: Final[dict[int, Callable[[Protocol, Frame], bool]]] = {
+    Kind.HELLO: Protocol._check_hello,
+    Kind.PING: Protocol._check_ping,
+    Kind.PONG: Protocol._check_pong,
+    Kind.GOAWAY: Protocol._check_goaway,
+    Kind.REQUEST: Protocol._check_request,
+    Kind.NOTIFY: Protocol._check_request,
+    Kind.CANCEL: Protocol._check_cancel,
+    Kind.RESULT: Protocol._check_reply,
+    Kind.ERROR: Protocol._check_reply,
+    Kind.CANCELLED: Protocol._check_reply,
+    Kind.EXPIRED: Protocol._check_reply,
+}

@@ -1,0 +1,81 @@
+"""The caller's view of a service: an object with its methods, each of which makes a remote call."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from ._service import Method, methods_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from ._caller import Caller
+
+
+class _TypedProxy:
+    """Base of the proxy classes that are made from interfaces."""
+
+    __slots__ = ("_caller", "_service")
+    _interface = ""
+
+    def __init__(self, caller: Caller, service: str) -> None:
+        self._caller = caller
+        self._service = service
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{self._interface}.{name} is not marked with @trpc.method, so it cannot be called through a proxy"
+        )
+
+    def __repr__(self) -> str:
+        return f"<trpc proxy of {self._service!r}, as {self._interface}>"
+
+
+class UntypedProxy:
+    """A service known by its name only: every attribute is a method, nothing is checked on this side."""
+
+    __slots__ = ("_caller", "_service")
+
+    def __init__(self, caller: Caller, service: str) -> None:
+        self._caller = caller
+        self._service = service
+
+    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        if name.startswith("_"):
+            raise AttributeError(f"{name!r} is private, so it cannot be called through a proxy")
+        caller, method = self._caller, f"{self._service}.{name}"
+
+        def call(*args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
+            return caller.call(method, args, kwargs)
+
+        return call
+
+    def __repr__(self) -> str:
+        return f"<trpc proxy of {self._service!r}>"
+
+
+def typed_proxy(interface: type[Any], caller: Caller, service: str) -> Any:
+    """A proxy with the methods of ``interface``.
+
+    Raises:
+        TypeError: the interface has no methods, or one that cannot be called remotely.
+    """
+    return _proxy_class(interface)(caller, service)
+
+
+@functools.cache
+def _proxy_class(interface: type[Any]) -> type[_TypedProxy]:
+    members: dict[str, Any] = {name: _remote(method) for name, method in methods_of(interface).items()}
+    members.update(__slots__=(), _interface=interface.__qualname__, __doc__=interface.__doc__)
+    return type(f"{interface.__name__}Proxy", (_TypedProxy,), members)
+
+
+def _remote(method: Method) -> Callable[..., Coroutine[Any, Any, Any]]:
+    name, signature = method.name, method.signature
+
+    @functools.wraps(method.function)
+    def call(self: _TypedProxy, /, *args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
+        return self._caller.call(f"{self._service}.{name}", args, kwargs, signature)
+
+    return call

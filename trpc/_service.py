@@ -1,0 +1,290 @@
+"""What a peer may call: ``@method``, ``@service`` and the table that is built from a class once.
+
+A wire name is only ever a key of that table. It is never looked up as an attribute, so nothing else of a
+service object can be reached.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
+
+import trio
+
+from ._signature import Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type[Any])
+
+_METHOD_MARK: Final = "__trpc_method__"
+_SERVICE_MARK: Final = "__trpc_service__"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Options:
+    """What the decorator said; ``function`` is what it was applied to."""
+
+    function: Callable[..., Any]
+    in_thread: bool
+    idempotent: bool
+
+
+class _MethodDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+
+# mypy 2.4 and pyright 1.1.414 are both right that a coroutine is also an R; the first match is what is meant.
+@overload
+def method(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+@overload
+def method(function: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+@overload
+def method(*, in_thread: bool = False, idempotent: bool = False) -> _MethodDecorator: ...
+def method(function: Any = None, /, *, in_thread: bool = False, idempotent: bool = False) -> Any:
+    """Marks a method as one that a peer may call.
+
+    An ``async def`` stays as it is. A plain ``def`` becomes awaitable, because that is how callers use it,
+    locally and through a proxy; the server runs it inline, so it must be quick. Its type hints are the
+    schema of the call.
+
+    Args:
+        function: the method; left out when there are options.
+        in_thread: run a blocking ``def`` in a worker thread. A cancelled call waits for the thread to end,
+            which a long computation shortens by calling ``trio.from_thread.check_cancelled()``.
+        idempotent: running it twice does no harm, so it may be sent again after a lost connection.
+
+    Raises:
+        TypeError: it is not a plain or async method, or has a private name.
+    """
+    if function is None:
+        return functools.partial(_mark, in_thread=in_thread, idempotent=idempotent)
+    return _mark(function, in_thread=in_thread, idempotent=idempotent)
+
+
+def _mark(function: Callable[..., Any], *, in_thread: bool, idempotent: bool) -> Callable[..., Any]:
+    if not inspect.isfunction(function):
+        raise TypeError(
+            f"@trpc.method goes on a `def` or `async def` in a class, not on {function!r}"
+            " (with staticmethod, classmethod or property: not supported)"
+        )
+    name = function.__qualname__
+    if function.__name__.startswith("_"):
+        raise TypeError(f"@trpc.method: {name} has a private name, which no peer may call")
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(f"@trpc.method: {name} is a generator; return a list, as streams are not supported yet")
+    is_async = inspect.iscoroutinefunction(function)
+    if is_async and in_thread:
+        raise TypeError(f"@trpc.method(in_thread=True): {name} is async; only a blocking `def` can run in a thread")
+    if not list(inspect.signature(function).parameters):
+        raise TypeError(f"@trpc.method: {name} takes no self; only methods of an object can be called")
+    marked = function if is_async else _awaitable(function, in_thread=in_thread)
+    setattr(marked, _METHOD_MARK, _Options(function, in_thread, idempotent))
+    return marked
+
+
+def _awaitable(function: Callable[..., Any], *, in_thread: bool) -> Callable[..., Any]:
+    """What a plain method is for local callers. The server takes the function itself."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if in_thread:
+            return await trio.to_thread.run_sync(functools.partial(function, *args, **kwargs))
+        await trio.lowlevel.checkpoint()
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@overload
+def service(cls: C, /) -> C: ...
+@overload
+def service(*, name: str) -> Callable[[C], C]: ...
+def service(cls: Any = None, /, *, name: str | None = None) -> Any:
+    """Names a service on the wire. Its subclasses serve under that name too, unless they have their own.
+
+    Without it, a service has the name of its class, or of the interface that the class implements.
+
+    Raises:
+        TypeError: not applied to a class.
+        ValueError: the name is empty.
+    """
+    if cls is None:
+        return functools.partial(_name_service, name=name)
+    return _name_service(cls, name=None)
+
+
+def _name_service(cls: C, *, name: str | None) -> C:
+    if not isinstance(cls, type):
+        raise TypeError(f"@trpc.service goes on a class, not on {cls!r}")
+    if name == "":
+        raise ValueError(f"@trpc.service: the name of {cls.__qualname__} is empty")
+    setattr(cls, _SERVICE_MARK, name or cls.__name__)
+    return cls
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Method:
+    """One callable method of a service class.
+
+    Attributes:
+        name: its name in the class.
+        function: what runs: takes ``self``; a coroutine function if ``is_async``.
+        signature: the schema of its arguments and result.
+        is_async: whether the function has to be awaited.
+        in_thread: whether it runs in a worker thread.
+        idempotent: whether running it twice does no harm.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    signature: Signature
+    is_async: bool
+    in_thread: bool
+    idempotent: bool
+
+
+@functools.cache
+def methods_of(cls: type[Any]) -> Mapping[str, Method]:
+    """The method table of a class, built on first use.
+
+    Raises:
+        TypeError: the class has no methods, or one with a hint that is not supported.
+    """
+    table = {name: _method_of(cls, name, options) for name, options in _marked(cls).items()}
+    if not table:
+        raise TypeError(
+            f"{cls.__qualname__} has no methods that a peer may call: put @trpc.method on those that it should have"
+        )
+    return table
+
+
+def _marked(cls: type[Any]) -> dict[str, _Options]:
+    """The marked methods of a class and its bases; an override need not repeat the mark."""
+    return {
+        name: options
+        for base in reversed(cls.__mro__)
+        for name, attribute in vars(base).items()
+        if (options := getattr(attribute, _METHOD_MARK, None)) is not None
+    }
+
+
+def _method_of(cls: type[Any], name: str, options: _Options) -> Method:
+    found = inspect.getattr_static(cls, name)
+    function = getattr(found, _METHOD_MARK, options).function if hasattr(found, _METHOD_MARK) else found
+    where = f"{cls.__qualname__}.{name}"
+    if not inspect.isfunction(function):
+        raise TypeError(f"{where} is a method of its interface, but here it is {function!r}")
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(f"{where} is a generator; return a list, as streams are not supported yet")
+    is_async = inspect.iscoroutinefunction(function)
+    # An override without any hints is checked by the hints of what it overrides.
+    hinted = function if function.__annotations__ else options.function
+    return Method(
+        name=name,
+        function=function,
+        signature=Signature(hinted, where),
+        is_async=is_async,
+        in_thread=options.in_thread and not is_async,
+        idempotent=options.idempotent,
+    )
+
+
+@functools.cache
+def service_name(cls: type[Any]) -> str:
+    """The name of a service on the wire.
+
+    The nearest ``@service``; else the interface that the class implements: the base that is abstract or a
+    Protocol, or that has all the methods of the class already; else the class itself.
+
+    Raises:
+        TypeError: the class implements several interfaces, none of which is a base of the others.
+    """
+    for base in cls.__mro__:
+        if _SERVICE_MARK in vars(base):
+            return str(vars(base)[_SERVICE_MARK])
+    own = _marked(cls).keys()
+    interfaces = [
+        base
+        for base in cls.__mro__[1:]
+        if (names := _marked(base).keys()) and (names == own or inspect.isabstract(base) or _is_protocol(base))
+    ]
+    if not interfaces:
+        return cls.__name__
+    root = interfaces[-1]
+    if not all(root in interface.__mro__ for interface in interfaces):
+        raise TypeError(
+            f"{cls.__qualname__} implements several interfaces ({', '.join(i.__name__ for i in interfaces)}):"
+            " say which with @trpc.service(name=...), or serve it as a mapping of names to objects"
+        )
+    return root.__name__
+
+
+def _is_protocol(cls: type[Any]) -> bool:
+    return bool(vars(cls).get("_is_protocol", False))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BoundMethod:
+    """A method of one service object, as the server calls it."""
+
+    name: str
+    call: Callable[..., Any]
+    method: Method
+
+
+Services = object | Mapping[str, object] | list[object] | tuple[object, ...]
+
+
+def table_of(services: Services) -> dict[str, BoundMethod]:
+    """All that a server offers: wire names to methods.
+
+    Args:
+        services: one service object, several in a list or tuple, or a mapping of names to objects.
+
+    Raises:
+        TypeError: one is a class instead of an object, or has no methods, or a method that cannot be served.
+        ValueError: two services of one name, or an empty name.
+    """
+    if isinstance(services, Mapping):
+        named = [(name, obj) for name, obj in services.items()]
+    else:
+        several = services if isinstance(services, list | tuple) else [services]
+        named = [(_name_for(obj), obj) for obj in several]
+    if not named:
+        raise TypeError("there is no service to serve")
+    table: dict[str, BoundMethod] = {}
+    seen: set[str] = set()
+    for name, obj in named:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a service's name is a string that is not empty, not {name!r}")
+        if name in seen:
+            raise ValueError(
+                f"two services have the name {name!r}: give one another with @trpc.service(name=...),"
+                " or serve a mapping of names to objects"
+            )
+        seen.add(name)
+        _check_object(obj)
+        for method_ in methods_of(type(obj)).values():
+            wire_name = f"{name}.{method_.name}"
+            table[wire_name] = BoundMethod(wire_name, method_.function.__get__(obj), method_)
+    return table
+
+
+def _name_for(obj: object) -> str:
+    _check_object(obj)
+    return service_name(type(obj))
+
+
+def _check_object(obj: object) -> None:
+    if isinstance(obj, type):
+        raise TypeError(f"a service is an object, not a class: pass {obj.__qualname__}()")

@@ -1,0 +1,130 @@
+"""A method's signature as the schema of its arguments and its result."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
+
+from . import _codec
+from ._errors import InvalidArguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_POSITIONAL: Final = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+
+
+class Signature:
+    """What a method takes and returns, read once from its type hints.
+
+    A parameter without a hint, or hinted ``Any`` or ``object``, takes plain msgpack data as it is.
+
+    Args:
+        function: the method's function, with ``self`` as its first parameter.
+        method: the method's name, for messages.
+
+    Raises:
+        TypeError: a hint is not supported or cannot be evaluated; the message names it.
+
+    Attributes:
+        returns: the result's hint; ``Any`` if there is none.
+    """
+
+    def __init__(self, function: Callable[..., object], method: str) -> None:
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[1:]
+        hints = _hints(function, method)
+        self._method = method
+        self._signature = signature.replace(parameters=parameters)
+        self._hints = {parameter.name: _hint(hints, parameter.name) for parameter in parameters}
+        self.returns: Any = _hint(hints, "return")
+        for name, hint in [*self._hints.items(), ("return", self.returns)]:
+            _check(hint, "the result" if name == "return" else f"parameter {name!r}", method)
+        positional = [p for p in parameters if p.kind in _POSITIONAL]
+        self._positional_names = [p.name for p in positional]
+        self._tuples = _tuples_by_arity(parameters, positional, self._hints)
+
+    def convert_arguments(
+        self, args: list[Any], kwargs: Mapping[str, Any] | None
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The arguments as the handler gets them.
+
+        Raises:
+            InvalidArguments: they do not fit; the message names the parameter and what was expected.
+        """
+        # The common case, in one call into C: as many positional arguments as the method can take.
+        if not kwargs and len(args) in self._tuples:
+            hint = self._tuples[len(args)]
+            if hint is None:
+                return args, {}
+            try:
+                return _codec.convert(args, hint), {}
+            except _codec.DecodeError:
+                pass  # below, parameter by parameter, to name the one
+        try:
+            bound = self._signature.bind(*args, **(kwargs or {}))
+        except TypeError as exc:
+            raise InvalidArguments(f"{self._method}: {exc}") from None
+        for name, value in bound.arguments.items():
+            kind = self._signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(self._convert(f"*{name}", self._hints[name], v) for v in value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {k: self._convert(k, self._hints[name], v) for k, v in value.items()}
+            else:
+                bound.arguments[name] = self._convert(name, self._hints[name], value)
+        return bound.args, bound.kwargs
+
+    def name_of(self, index: int) -> str:
+        """The name of the parameter that takes the positional argument ``index``, for a message."""
+        if index < len(self._positional_names):
+            return self._positional_names[index]
+        return str(index)
+
+    def _convert(self, name: str, hint: Any, value: object) -> Any:
+        if hint is Any:
+            return value
+        try:
+            return _codec.convert(value, hint)
+        except _codec.DecodeError as exc:
+            raise InvalidArguments(f"{self._method}: argument {name!r}: {exc}") from None
+
+
+def _hints(function: Callable[..., object], method: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as exc:
+        raise TypeError(
+            f"{method}: a type hint cannot be evaluated: {exc}; the names in the hints of a service"
+            " must exist at run time, in the module of the class"
+        ) from exc
+
+
+def _hint(hints: dict[str, Any], name: str) -> Any:
+    hint = hints.get(name, Any)
+    return Any if hint is object else hint
+
+
+def _check(hint: Any, what: str, method: str) -> None:
+    try:
+        _codec.check_hint(hint)
+    except TypeError as exc:
+        shown = hint.__qualname__ if isinstance(hint, type) else hint
+        raise TypeError(f"{method}: the type hint `{shown}` of {what} cannot be sent: {exc}") from exc
+
+
+def _tuples_by_arity(
+    parameters: list[inspect.Parameter], positional: list[inspect.Parameter], hints: dict[str, Any]
+) -> dict[int, Any]:
+    """For each number of positional arguments that is enough, the hint of all of them; None: as they are."""
+    required_keywords = [
+        p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is inspect.Parameter.empty
+    ]
+    if required_keywords:
+        return {}
+    required = sum(p.default is inspect.Parameter.empty for p in positional)
+    types = [hints[p.name] for p in positional]
+    return {
+        n: None if all(hint is Any for hint in types[:n]) else tuple[tuple(types[:n])]  # type: ignore[misc]
+        for n in range(required, len(positional) + 1)
+    }
