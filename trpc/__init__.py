@@ -56,6 +56,6 @@ __all__ = [
 ]
 
 # Tracebacks name an error as users import it.
-for _error in RPCError, *RPCError.__subclasses__():
+RPCError.__module__ = __name__
+for _error in RPCError.__subclasses__():
     _error.__module__ = __name__
-del _error

@@ -7,15 +7,16 @@ import errno
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import SplitResult, urlsplit
 
 import trio
 
-from ._errors import UnavailableOSError, UnavailableRefused
+from ._errors import UnavailableOSError, UnavailableRefusedError
+from ._transport import host_and_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
 _SCHEMES: Final = "tcp://host:port or unix:///path/to/socket"
 
@@ -59,9 +60,11 @@ def _path(url: str, parts: SplitResult) -> str:
 
 def _cannot_connect(url: str, exc: OSError) -> OSError:
     # Trio gives one OSError for all addresses of a host, from the group of what happened with each.
-    causes = exc.__cause__.exceptions if isinstance(exc.__cause__, BaseExceptionGroup) else (exc.__cause__ or exc,)
+    cause = exc.__cause__
+    is_group = isinstance(cause, ExceptionGroup)
+    causes = cast("ExceptionGroup[OSError]", cause).exceptions if is_group else (cause or exc,)
     if all(isinstance(cause, ConnectionRefusedError | FileNotFoundError) for cause in causes):
-        return UnavailableRefused(
+        return UnavailableRefusedError(
             errno.ECONNREFUSED, f"nothing listens at {url}: is the server running, and is this its address?"
         )
     return UnavailableOSError(exc.errno, f"cannot connect to {url}: {'; '.join(str(cause) for cause in causes)}")
@@ -74,13 +77,14 @@ async def open_tcp_listeners(port: int, host: str | None) -> Sequence[trio.Socke
         ValueError: the port is not from 0 to 65535.
         OSError: it is in use, needs privileges, or the host is not one of this machine.
     """
-    if not 0 <= port <= 65535:  # noqa: PLR2004
+    if not 0 <= port <= 65535:
         raise ValueError(f"port {port} is not from 0 to 65535 (0: any free port)")
     try:
         return await trio.open_tcp_listeners(port, host=host)
     except PermissionError as exc:
         raise PermissionError(
-            exc.errno, f"not permitted to listen on port {port}: ports below 1024 need privileges; take a higher one"
+            exc.errno,
+            f"not permitted to listen on port {port}: ports below 1024 need privileges; take a higher one",
         ) from exc
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
@@ -95,7 +99,7 @@ async def open_tcp_listeners(port: int, host: str | None) -> Sequence[trio.Socke
 
 
 @contextlib.asynccontextmanager
-async def unix_listener(path: str | os.PathLike[str]) -> AsyncIterator[trio.SocketListener]:
+async def unix_listener(path: str | os.PathLike[str]) -> AsyncGenerator[trio.SocketListener, None]:
     """Listens on a Unix socket that only this user can connect to; removes it at the end.
 
     A socket that nobody listens on any more, left by a process that was killed, is replaced.
@@ -141,7 +145,6 @@ def url_of(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
     if not isinstance(listener, trio.SocketListener):
         return None
     name = listener.socket.getsockname()
-    if isinstance(name, tuple):
-        host, port = name[:2]
-        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+    if not isinstance(name, str | bytes):
+        return f"tcp://{host_and_port(name)}"
     return f"unix://{os.path.abspath(os.fsdecode(name))}"  # noqa: PTH100

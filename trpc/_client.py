@@ -115,9 +115,7 @@ class _Connecting:
     background task never raises, so the nursery is entered and left without the body's exception.
     """
 
-    def __init__(
-        self, open_transport: Callable[[], Any], *, limits: Limits | None, cancel_grace: float
-    ) -> None:
+    def __init__(self, open_transport: Callable[[], Any], *, limits: Limits | None, cancel_grace: float) -> None:
         if cancel_grace < 0:
             raise ValueError(f"cancel_grace is a number of seconds, not {cancel_grace}")
         self._open_transport = open_transport

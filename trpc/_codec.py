@@ -10,10 +10,17 @@ would not accept.
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import msgpack
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# msgpack has no types of its own.
+_packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
+_unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _SEQUENCES: Final = frozenset({list, tuple})
@@ -49,14 +56,14 @@ def pack(value: object, *, max_depth: int, any_keys: bool = False) -> bytes:
         EncodeError: the value cannot be encoded, or no receiver would accept it.
     """
     try:
-        packed: bytes = msgpack.packb(value, default=_to_builtins)
+        packed = _packb(value, default=_to_builtins)
         if not _is_flat(value):
             try:
                 unpack(packed, max_depth=max_depth)
             except DecodeError:
                 if not any_keys:
                     raise
-                packed = msgpack.packb(_to_builtins(value))
+                packed = _packb(_to_builtins(value))
                 unpack(packed, max_depth=max_depth)
     # The encoder runs code of the value's class (properties, iteration), which may raise anything.
     except Exception as exc:
@@ -72,7 +79,7 @@ def unpack(body: bytes, *, max_depth: int) -> Any:
             text or bytes, or an extension type.
     """
     try:
-        value = msgpack.unpackb(body, ext_hook=_refuse_extension)
+        value: Any = _unpackb(body, ext_hook=_refuse_extension)
     # ValueError, UnpackException, StackError, UnicodeDecodeError, RecursionError, ...: one error for all.
     except Exception as exc:
         raise DecodeError(_reason(exc)) from exc
@@ -114,7 +121,7 @@ def _check_type_info(info: object, seen: set[int]) -> None:
         for name in info.__struct_fields__:
             _check_type_info(getattr(info, name), seen)
     elif isinstance(info, tuple):
-        for item in info:
+        for item in cast("tuple[object, ...]", info):
             _check_type_info(item, seen)
 
 
@@ -128,7 +135,7 @@ def _is_flat(value: object) -> bool:
         return True
     if not isinstance(value, list | tuple):
         return False
-    for item in value:
+    for item in cast("list[Any]", value):
         if type(item) not in _SCALARS and not (
             type(item) in _SEQUENCES and all(type(leaf) in _SCALARS for leaf in item)
         ):

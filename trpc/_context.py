@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ._messages import MetadataValue, is_metadata_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -66,7 +66,7 @@ def current_call() -> CurrentCall:
 
 
 @contextlib.contextmanager
-def metadata(**values: MetadataValue) -> Iterator[None]:
+def metadata(**values: MetadataValue) -> Generator[None, None, None]:
     """Calls made inside the ``with`` block carry these values, and those of the blocks around it.
 
     A handler reads them from ``current_call().metadata``. They go one hop: a handler that wants to pass

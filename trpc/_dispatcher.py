@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import logging
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import trio
 
@@ -37,7 +37,18 @@ logger = logging.getLogger("trpc")
 class IncomingCall:
     """One call of the peer's, until its handler has ended and the reply is queued."""
 
-    __slots__ = ("args", "cancelled", "context", "expires", "id", "kwargs", "method", "one_way", "scope", "started")
+    __slots__ = (
+        "args",
+        "cancelled",
+        "context",
+        "expires",
+        "id",
+        "kwargs",
+        "method",
+        "one_way",
+        "scope",
+        "started",
+    )
 
     def __init__(
         self,
@@ -116,8 +127,7 @@ class Dispatcher:
     def calls(self) -> list[CallInfo]:
         """What is in flight."""
         return [
-            CallInfo(call.method.name, self._peer, call.started, call.context.deadline)
-            for call in self._calls.values()
+            CallInfo(call.method.name, self._peer, call.started, call.context.deadline) for call in self._calls.values()
         ]
 
     # --- what the connection's reader tells ---
@@ -157,7 +167,9 @@ class Dispatcher:
         if len(self._calls) >= self._limits.max_calls:
             raise Overloaded(f"{self._limits.max_calls} calls of this connection are in flight, the most allowed")
         if len(frame.body) > self._limits.max_message_size:
-            raise MessageTooLarge(f"the request has {len(frame.body)} bytes, of {self._limits.max_message_size} allowed")
+            raise MessageTooLarge(
+                f"the request has {len(frame.body)} bytes, of {self._limits.max_message_size} allowed"
+            )
         request = decode_request(frame.body, max_depth=self._limits.max_depth)
         method = self._table.get(request.method)
         if method is None:
@@ -193,7 +205,7 @@ class Dispatcher:
         except trio.Cancelled:
             # The whole connection ends; nobody is there to be told.
             raise
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - always raised again
             self._finish_fatal(call, exc)
         finally:
             del self._calls[call.id]
@@ -226,13 +238,13 @@ class Dispatcher:
         if call.one_way:
             return
         try:
-            body = encode_exception(
-                exc, send_traceback=self._send_tracebacks, max_depth=self._protocol.peer.max_depth
-            )
+            body = encode_exception(exc, send_traceback=self._send_tracebacks, max_depth=self._protocol.peer.max_depth)
         except Exception as trouble:  # str() and the attributes of a user's exception may raise anything
             logger.exception("%s for %s: the exception cannot be sent", call.method.name, self._peer)
             name = type(exc).__name__
-            self._reply_internal(call, f"{call.method.name} raised {name}, which cannot be sent: {type(trouble).__name__}")
+            self._reply_internal(
+                call, f"{call.method.name} raised {name}, which cannot be sent: {type(trouble).__name__}"
+            )
             return
         self._reply(Kind.ERROR, call.id, body)
 
@@ -240,7 +252,7 @@ class Dispatcher:
         """Raises what must not stay in this task: KeyboardInterrupt and the like, and Cancelled in groups."""
         rest: BaseException | None = exc
         if isinstance(exc, BaseExceptionGroup):
-            cancelled, rest = exc.split(trio.Cancelled)
+            cancelled, rest = cast("BaseExceptionGroup[BaseException]", exc).split(trio.Cancelled)
             if rest is None:
                 raise exc
             if isinstance(rest, Exception):

@@ -87,7 +87,7 @@ class UnavailableOSError(Unavailable, OSError):
     """Connecting failed. Not exported: users see an ``Unavailable`` that is also the ``OSError`` it came from."""
 
 
-class UnavailableRefused(Unavailable, ConnectionRefusedError):
+class UnavailableRefusedError(Unavailable, ConnectionRefusedError):
     """Nobody listens there. Not exported, as above."""
 
 

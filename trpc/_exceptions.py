@@ -11,7 +11,7 @@ import contextlib
 import enum
 import functools
 import traceback
-from typing import TYPE_CHECKING, Any, Final, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_type_hints, overload
 
 import trio
 
@@ -102,7 +102,7 @@ def exception(cls: Any = None, /, *, name: str | None = None) -> Any:
     return _register(cls)
 
 
-def _register(cls: E, name: str | None = None) -> E:
+def _register(cls: Any, name: str | None = None) -> Any:
     if not (isinstance(cls, type) and issubclass(cls, Exception)):
         raise TypeError(f"@trpc.exception registers subclasses of Exception, not {cls!r}")
     name = name or cls.__name__
@@ -131,12 +131,15 @@ def encode_exception(exc: Exception, *, send_traceback: bool, max_depth: int) ->
     return _codec.pack(_describe(exc, send_traceback=send_traceback), max_depth=max_depth)
 
 
-def _describe(exc: BaseException, *, send_traceback: bool) -> dict[str, Any]:
+def _describe(exc: Exception, *, send_traceback: bool) -> dict[str, Any]:
     error: dict[str, Any] = {"type": type(exc).__name__, "message": str(exc)}
+    if send_traceback:
+        error["traceback"] = "".join(traceback.format_exception(exc))
     if isinstance(exc, ExceptionGroup):
+        group = cast("ExceptionGroup[Exception]", exc)
         error["code"] = Code.RAISED_GROUP
-        error["message"] = exc.message
-        error["children"] = [_describe(child, send_traceback=send_traceback) for child in exc.exceptions]
+        error["message"] = group.message
+        error["children"] = [_describe(child, send_traceback=send_traceback) for child in group.exceptions]
     elif isinstance(exc, RemoteError):
         # It passes through on its way from another server: what it is must not change at each hop.
         error.update(type=exc.type_name, message=exc.message)
@@ -156,8 +159,6 @@ def _describe(exc: BaseException, *, send_traceback: bool) -> dict[str, Any]:
     if error["code"] != Code.RAISED_REGISTERED and "args" in error and not _can_send(error["args"]):
         # Only a registered class is promised to arrive whole; for the others the message says enough.
         del error["args"]
-    if send_traceback:
-        error["traceback"] = "".join(traceback.format_exception(exc))
     error["code"] = int(error["code"])
     return error
 
@@ -196,11 +197,11 @@ def _rebuild(error: dict[str, Any]) -> Exception:
         exc = _revive(_registered[type_name], error)
     elif code == Code.RAISED_BUILTIN and type_name in _BUILTINS:
         exc = _remote_builtin(type_name)(message, type_name=type_name)
-        if isinstance(args := error.get("args"), list):
-            exc.args = tuple(args)
-            # Sets what the class keeps beside args (errno, key, encoding, ...); args that do not fit, do not.
+        if "args" in error:
+            exc.args = tuple(error["args"])
+            # Sets what the class keeps beside args (errno, encoding, ...); args that do not fit, do not.
             with contextlib.suppress(Exception):
-                _BUILTINS[type_name].__init__(exc, *args)
+                _BUILTINS[type_name].__init__(exc, *exc.args)
     else:
         exc = RemoteError(message, type_name=type_name)
     if isinstance(trace := error.get("traceback"), str):
@@ -235,7 +236,6 @@ def _revive(cls: type[Exception], error: dict[str, Any]) -> Exception:
     return exc
 
 
-@functools.cache
 def _hints_of(cls: type[Exception]) -> dict[str, Any]:
     try:
         return get_type_hints(cls)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 from . import _codec
 from ._errors import InvalidArguments, ProtocolError
@@ -70,13 +70,13 @@ class Hello:
             ProtocolError: not a map, or a limit is missing, not an integer or below its minimum.
         """
         try:
-            hello = _codec.convert(_codec.unpack(body, max_depth=8), cls)
+            hello: Hello = _codec.convert(_codec.unpack(body, max_depth=8), cls)
         except _codec.DecodeError as exc:
             raise ProtocolError(f"the peer's hello cannot be read: {exc}") from exc
         for field in dataclasses.fields(cls):
             if getattr(hello, field.name) < 1:
                 raise ProtocolError(f"the peer's hello announces a {field.name} of {getattr(hello, field.name)}")
-        return hello  # type: ignore[no-any-return]
+        return hello
 
 
 # Bodies up to this size never end a connection, whatever the receiver's limit is: requests sent before
@@ -127,16 +127,16 @@ def decode_request(body: bytes, *, max_depth: int) -> Request:
         InvalidArguments: it cannot be read; the call fails, the connection does not.
     """
     try:
-        fields = _codec.unpack(body, max_depth=max_depth)
+        fields: Any = _codec.unpack(body, max_depth=max_depth)
     except _codec.DecodeError as exc:
         raise InvalidArguments(f"the request cannot be decoded: {exc}") from exc
-    if type(fields) is not list or len(fields) < 2:
+    if not _is_array(fields) or len(fields) < 2:
         raise InvalidArguments("a request is an array of a method's name, its arguments and options")
     # Elements beyond the known ones come from later versions and are ignored.
-    method, args, kwargs, time_left, metadata = (*fields, None, None, None)[:5]
-    if type(method) is not str:
+    method, args, kwargs, time_left, metadata = [*fields, None, None, None][:5]
+    if not isinstance(method, str):
         raise InvalidArguments("the method's name must be a string")
-    if type(args) is not list:
+    if not _is_array(args):
         raise InvalidArguments("the positional arguments must be an array")
     if kwargs is not None and not _has_text_keys(kwargs):
         raise InvalidArguments("the keyword arguments must be a map with strings as keys")
@@ -150,14 +150,18 @@ def is_metadata_value(value: object) -> bool:
     return value is None or type(value) in {str, bytes, int, float, bool}
 
 
+def _is_array(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
 def _has_text_keys(value: object) -> bool:
-    return isinstance(value, dict) and all(type(key) is str for key in value)
+    return isinstance(value, dict) and all(isinstance(key, str) for key in cast("dict[object, object]", value))
 
 
 def _check_time_left(value: object) -> float | None:
     """Refuses what is not a time, and clamps what is longer than anybody lives."""
     if value is None:
         return None
-    if type(value) not in {int, float} or not math.isfinite(value):  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise InvalidArguments(f"the time left must be a finite number of seconds, not {value!r}")
-    return min(float(value), MAX_TIME_LEFT)  # type: ignore[arg-type]
+    return min(float(value), MAX_TIME_LEFT)

@@ -15,7 +15,7 @@ Ids only grow, so an id below the last one that is not open is finished, and one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._errors import ProtocolError
 from ._frames import PREAMBLE, Frame, FrameReader, encode_frame
@@ -65,8 +65,7 @@ class Protocol:
                 self._receive_hello(frame)
                 yield frame
                 continue
-            check = _CHECKS.get(frame.kind)
-            if check is None:
+            if frame.kind not in self._checks:
                 if frame.kind & IGNORABLE:
                     continue
                 raise ProtocolError(f"a message of unknown kind {frame.kind:#04x}")
@@ -76,7 +75,8 @@ class Protocol:
                 )
             if frame.body and frame.kind in _BODILESS:
                 raise ProtocolError(f"{Kind(frame.kind).name} has a body")
-            if check(self, frame):
+            check = self._checks[frame.kind]
+            if check is None or check(self, frame):
                 yield frame
 
     def receive_eof(self) -> None:
@@ -95,7 +95,7 @@ class Protocol:
         self.peer_is_known = True
         self._frames.max_body = max(self._limits.max_message_size, ALWAYS_ACCEPTED)
 
-    def _check_hello(self, frame: Frame) -> bool:
+    def _check_hello(self, _: Frame) -> bool:
         raise ProtocolError("a second hello")
 
     def _check_request(self, frame: Frame) -> bool:
@@ -118,16 +118,26 @@ class Protocol:
         self._open_outgoing.remove(frame.id)
         return True
 
-    def _check_ping(self, frame: Frame) -> bool:
-        return True
-
     def _check_pong(self, frame: Frame) -> bool:
         if not 0 < frame.id <= self._last_ping:
             raise ProtocolError(f"an answer to ping {frame.id}, which was not sent")
         return True
 
-    def _check_goaway(self, frame: Frame) -> bool:
-        return True
+    # What is checked for each kind of message once the peer's hello is there; the check says whether the
+    # message has any effect.
+    _checks: ClassVar[dict[int, Callable[[Protocol, Frame], bool] | None]] = {
+        Kind.HELLO: _check_hello,
+        Kind.PING: None,
+        Kind.PONG: _check_pong,
+        Kind.GOAWAY: None,
+        Kind.REQUEST: _check_request,
+        Kind.NOTIFY: _check_request,
+        Kind.CANCEL: _check_cancel,
+        Kind.RESULT: _check_reply,
+        Kind.ERROR: _check_reply,
+        Kind.CANCELLED: _check_reply,
+        Kind.EXPIRED: _check_reply,
+    }
 
     # --- sending ---
 
@@ -171,19 +181,3 @@ class Protocol:
     def goaway(self, body: bytes) -> bytes:
         """Says that no call after the last one received will be executed, and why."""
         return encode_frame(Kind.GOAWAY, self.last_request, body)
-
-
-# What is checked for each kind of message once the peer's hello is there; False: valid, but without effect.
-_CHECKS: Final[dict[int, Callable[[Protocol, Frame], bool]]] = {
-    Kind.HELLO: Protocol._check_hello,
-    Kind.PING: Protocol._check_ping,
-    Kind.PONG: Protocol._check_pong,
-    Kind.GOAWAY: Protocol._check_goaway,
-    Kind.REQUEST: Protocol._check_request,
-    Kind.NOTIFY: Protocol._check_request,
-    Kind.CANCEL: Protocol._check_cancel,
-    Kind.RESULT: Protocol._check_reply,
-    Kind.ERROR: Protocol._check_reply,
-    Kind.CANCELLED: Protocol._check_reply,
-    Kind.EXPIRED: Protocol._check_reply,
-}

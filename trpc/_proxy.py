@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import TYPE_CHECKING, Any
 
 from ._service import Method, methods_of
@@ -18,6 +19,23 @@ class _TypedProxy:
 
     __slots__ = ("_caller", "_service")
     _interface = ""
+
+    def __init_subclass__(cls, *, interface: type[Any]) -> None:
+        for method in methods_of(interface).values():
+            setattr(cls, method.name, cls._remote(method))
+        cls._interface = interface.__qualname__
+        cls.__doc__ = interface.__doc__
+
+    @staticmethod
+    def _remote(method: Method) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """What a proxy has in place of ``method``."""
+        name, signature = method.name, method.signature
+
+        @functools.wraps(method.function)
+        def call(self: _TypedProxy, /, *args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
+            return self._caller.call(f"{self._service}.{name}", args, kwargs, signature)
+
+        return call
 
     def __init__(self, caller: Caller, service: str) -> None:
         self._caller = caller
@@ -61,21 +79,12 @@ def typed_proxy(interface: type[Any], caller: Caller, service: str) -> Any:
     Raises:
         TypeError: the interface has no methods, or one that cannot be called remotely.
     """
-    return _proxy_class(interface)(caller, service)
+    if interface not in _proxy_classes:
+        name = f"{interface.__name__}Proxy"
+        _proxy_classes[interface] = types.new_class(
+            name, (_TypedProxy,), {"interface": interface}, lambda namespace: namespace.update(__slots__=())
+        )
+    return _proxy_classes[interface](caller, service)
 
 
-@functools.cache
-def _proxy_class(interface: type[Any]) -> type[_TypedProxy]:
-    members: dict[str, Any] = {name: _remote(method) for name, method in methods_of(interface).items()}
-    members.update(__slots__=(), _interface=interface.__qualname__, __doc__=interface.__doc__)
-    return type(f"{interface.__name__}Proxy", (_TypedProxy,), members)
-
-
-def _remote(method: Method) -> Callable[..., Coroutine[Any, Any, Any]]:
-    name, signature = method.name, method.signature
-
-    @functools.wraps(method.function)
-    def call(self: _TypedProxy, /, *args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
-        return self._caller.call(f"{self._service}.{name}", args, kwargs, signature)
-
-    return call
+_proxy_classes: dict[type[Any], type[_TypedProxy]] = {}

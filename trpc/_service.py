@@ -10,14 +10,14 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
 import trio
 
 from ._signature import Signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -123,7 +123,7 @@ def service(cls: Any = None, /, *, name: str | None = None) -> Any:
     return _name_service(cls, name=None)
 
 
-def _name_service(cls: C, *, name: str | None) -> C:
+def _name_service(cls: Any, *, name: str | None) -> Any:
     if not isinstance(cls, type):
         raise TypeError(f"@trpc.service goes on a class, not on {cls!r}")
     if name == "":
@@ -153,19 +153,22 @@ class Method:
     idempotent: bool
 
 
-@functools.cache
 def methods_of(cls: type[Any]) -> Mapping[str, Method]:
     """The method table of a class, built on first use.
 
     Raises:
         TypeError: the class has no methods, or one with a hint that is not supported.
     """
-    table = {name: _method_of(cls, name, options) for name, options in _marked(cls).items()}
-    if not table:
+    if cls not in _tables:
+        _tables[cls] = {name: _method_of(cls, name, options) for name, options in _marked(cls).items()}
+    if not _tables[cls]:
         raise TypeError(
             f"{cls.__qualname__} has no methods that a peer may call: put @trpc.method on those that it should have"
         )
-    return table
+    return _tables[cls]
+
+
+_tables: dict[type[Any], Mapping[str, Method]] = {}
 
 
 def _marked(cls: type[Any]) -> dict[str, _Options]:
@@ -199,7 +202,6 @@ def _method_of(cls: type[Any], name: str, options: _Options) -> Method:
     )
 
 
-@functools.cache
 def service_name(cls: type[Any]) -> str:
     """The name of a service on the wire.
 
@@ -255,10 +257,11 @@ def table_of(services: Services) -> dict[str, BoundMethod]:
         TypeError: one is a class instead of an object, or has no methods, or a method that cannot be served.
         ValueError: two services of one name, or an empty name.
     """
+    named: list[tuple[object, object]]
     if isinstance(services, Mapping):
-        named = [(name, obj) for name, obj in services.items()]
+        named = list(cast("Mapping[object, object]", services).items())
     else:
-        several = services if isinstance(services, list | tuple) else [services]
+        several = cast("Sequence[object]", services) if isinstance(services, list | tuple) else [services]
         named = [(_name_for(obj), obj) for obj in several]
     if not named:
         raise TypeError("there is no service to serve")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+import os
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -47,20 +48,20 @@ class StreamTransport:
         self.address = address
         self._stream = stream
 
-    async def receive(self) -> bytes | bytearray:  # noqa: D102 - as in Transport
+    async def receive(self) -> bytes | bytearray:
         return await self._stream.receive_some(_RECEIVE_SIZE)
 
-    async def send(self, data: bytes) -> None:  # noqa: D102 - as in Transport
+    async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
 
-    async def send_eof(self) -> bool:  # noqa: D102 - as in Transport
+    async def send_eof(self) -> bool:
         if not isinstance(self._stream, trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             return False
         await self._stream.send_eof()
         return True
 
-    async def close(self) -> None:  # noqa: D102 - as in Transport
+    async def close(self) -> None:
         await trio.aclose_forcefully(self._stream)
 
 
@@ -73,7 +74,12 @@ def address_of(stream: trio.abc.Stream) -> str:
         name = peer or stream.socket.getsockname()
     except OSError:  # the peer has gone already
         return "a peer that has gone"
-    if isinstance(name, tuple):
-        host, port = name[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return f"unix:{name.decode(errors='replace') if isinstance(name, bytes) else name}"
+    if isinstance(name, str | bytes):
+        return f"unix:{os.fsdecode(name)}"
+    return host_and_port(name)
+
+
+def host_and_port(name: tuple[Any, ...]) -> str:
+    """A TCP socket's address, as it stands in a URL."""
+    host, port = str(name[0]), name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
