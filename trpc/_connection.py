@@ -82,7 +82,9 @@ class Connection:
         self._limits = limits
         self._protocol = Protocol(limits)
         self._outbox = Outbox(transport, max_unsent=limits.max_unsent)
-        self._nursery: trio.Nursery
+        # Here and not in run(): users may call, and ping, as soon as there is a client.
+        self._outbox.put(self._protocol.opening(), control=True)
+        self._nursery: trio.Nursery | None = None
         self._lost = False
         self._closed_here = False
         self._serves = bool(table)
@@ -109,18 +111,18 @@ class Connection:
         """The calls that the peer has in flight."""
         return self._dispatcher.calls
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Lives as long as the connection. Raises only what a handler raised to end the whole process.
 
         Cancelled: the handlers are cancelled, replies that are queued are written within a second.
         """
         try:
             async with trio.open_nursery() as outer:
-                self._outbox.put(self._protocol.opening(), control=True)
                 outer.start_soon(self._outbox.run, self._lose)
                 try:
                     async with trio.open_nursery() as self._nursery:
-                        task_status.started()
+                        if self._lost:  # closed before it was run
+                            self._nursery.cancel_scope.cancel()
                         try:
                             self._lose(await self._read())
                         finally:
@@ -150,6 +152,7 @@ class Connection:
                     pass
 
     def _start_soon(self, *args: object, **kwargs: object) -> None:
+        assert self._nursery is not None
         self._nursery.start_soon(*args, **kwargs)  # type: ignore[arg-type]
 
     async def _read(self) -> Exception:
@@ -210,4 +213,5 @@ class Connection:
             return exc
 
         self.caller.on_lost(error)
-        self._nursery.cancel_scope.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()

@@ -1,0 +1,125 @@
+"""What several test files need: a service at the other end of a memory stream, and a peer made of bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+import trio
+import trio.testing
+
+import trpc
+from trpc import _codec
+from trpc._frames import PREAMBLE, Frame, FrameReader, encode_frame
+from trpc._messages import Hello, Kind, encode_request
+
+
+@contextlib.asynccontextmanager
+async def connected(services, *, serve=None, **options):
+    """A client and its server in this process, over a memory stream: ``async with ... as (client, server)``."""
+    async with trio.open_nursery() as nursery:
+        ours, theirs = trio.testing.memory_stream_pair()
+        start = lambda task_status: trpc.serve_stream(services, theirs, task_status=task_status, **(serve or {}))
+        server = await nursery.start(_call, start)
+        async with trpc.connect_stream(ours, **options) as client:
+            yield client, server
+        nursery.cancel_scope.cancel()
+
+
+async def _call(function, task_status):
+    await function(task_status)
+
+
+class RawPeer:
+    """The other end of a connection, frame by frame, with nothing of the library's logic in between."""
+
+    def __init__(self, stream, **hello):
+        self.stream = stream
+        self.hello = Hello(**{"max_message_size": 1 << 20, "max_calls": 100, "max_depth": 64, **hello})
+        self.reader = FrameReader(max_body=1 << 24)
+        self.frames: list[Frame] = []
+
+    async def open(self):
+        await self.stream.send_all(PREAMBLE + encode_frame(Kind.HELLO, 0, self.hello.encode()))
+        assert (await self.receive()).kind == Kind.HELLO
+
+    async def send(self, kind, call_id=0, body=b"", **fields):
+        await self.stream.send_all(encode_frame(kind, call_id, body, **fields))
+
+    async def send_request(self, call_id, method, *args, time_left=None, kind=Kind.REQUEST, **kwargs):
+        body = encode_request(method, list(args), kwargs, time_left, None, max_depth=64)
+        await self.send(kind, call_id, body)
+
+    async def send_result(self, call_id, value):
+        await self.send(Kind.RESULT, call_id, _codec.pack(value, max_depth=64))
+
+    async def receive(self) -> Frame | None:
+        """The next frame; None at the end of the stream."""
+        while not self.frames:
+            data = await self.stream.receive_some()
+            if not data:
+                return None
+            self.frames += self.reader.feed(data)
+        return self.frames.pop(0)
+
+    async def receive_value(self) -> Any:
+        frame = await self.receive()
+        return _codec.unpack(frame.body, max_depth=64)
+
+    async def receive_error(self, call_id) -> dict[str, Any]:
+        frame = await self.receive()
+        assert (frame.kind, frame.id) == (Kind.ERROR, call_id)
+        return _codec.unpack(frame.body, max_depth=64)
+
+
+@contextlib.asynccontextmanager
+async def client_of_raw_peer(*, lockstep=False, hello=None, **options):
+    """A client whose server is a :class:`RawPeer`."""
+    make = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
+    ours, theirs = make()
+    peer = RawPeer(theirs, **(hello or {}))
+    async with trpc.connect_stream(ours, **options) as client:
+        yield client, peer
+        # Else the client would wait for this end's close.
+        await theirs.aclose()
+
+
+@contextlib.asynccontextmanager
+async def raw_client_of(services, **options):
+    """A :class:`RawPeer` that talks to a real server; not yet opened."""
+    async with trio.open_nursery() as nursery:
+        ours, theirs = trio.testing.memory_stream_pair()
+        nursery.start_soon(lambda: trpc.serve_stream(services, theirs, **options))
+        yield RawPeer(ours)
+        nursery.cancel_scope.cancel()
+
+
+def start_call(nursery, outcomes, key, function, *args):
+    """Runs an async function in the background and notes how it ended."""
+
+    async def run():
+        try:
+            outcomes[key] = await function(*args)
+        except Exception as exc:
+            outcomes[key] = exc
+        except trio.Cancelled:
+            outcomes[key] = "cancelled"
+            raise
+
+    nursery.start_soon(run)
+
+
+async def settle(times=10):
+    """Lets every task that can run do so."""
+    for _ in range(times):
+        await trio.testing.wait_all_tasks_blocked()
+
+
+@contextlib.contextmanager
+def no_logs_from_trpc(caplog):
+    """Fails if the library logged a warning or an error inside the block."""
+    with caplog.at_level(logging.WARNING, logger="trpc"):
+        before = len(caplog.records)
+        yield
+    assert [r.getMessage() for r in caplog.records[before:]] == []
