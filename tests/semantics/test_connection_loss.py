@@ -421,7 +421,12 @@ async def test_a_peer_that_does_not_read_stops_being_served(autojump_clock):
 
         async def flood():
             nonlocal stuck
-            await ours.send_all(PREAMBLE + encode_frame(Kind.HELLO, 0, b"\x83\xb0max_message_size\xce\0\x10\0\0\xa9max_calls\xcd\x03\xe8\xa9max_depth\x40"))
+            await ours.send_all(
+                PREAMBLE
+                + encode_frame(
+                    Kind.HELLO, 0, b"\x83\xb0max_message_size\xce\0\x10\0\0\xa9max_calls\xcd\x03\xe8\xa9max_depth\x40"
+                )
+            )
             from trpc._messages import encode_request
 
             for call_id in range(1, 1000):
