@@ -28,7 +28,6 @@ from . import _codec
 from ._context import outgoing_metadata
 from ._errors import (
     ClientClosed,
-    ConnectionLost,
     DeadlineExceeded,
     InvalidArguments,
     MessageTooLarge,
@@ -129,8 +128,7 @@ class Caller:
         body, _ = await self._prepare(method, args, kwargs, one_way=True)
         frame = self._outbox.put(self._protocol.notify(body))
         if not await self._outbox.wait_written(frame):
-            self._raise_if_refused()
-            raise ConnectionLost(f"{method}: the connection was lost before the notification was written")
+            self._raise_if_refused(maybe_executed=not self._outbox.discard(frame))
 
     async def ping(self) -> float:
         """Seconds for a round trip to the peer's protocol machine; no handler is involved."""
@@ -236,11 +234,9 @@ class Caller:
         while True:
             if self._outbox.is_full:
                 await self._outbox.wait_for_room()
-            deadline = trio.current_effective_deadline()
-            while deadline <= trio.current_time():
+            while (deadline := trio.current_effective_deadline()) <= trio.current_time():
                 # Trio is about to deliver a cancel or a deadline. Nothing is sent.
                 await trio.lowlevel.checkpoint()
-                deadline = trio.current_effective_deadline()
             self._raise_if_refused()
             time_left = None if one_way or deadline == math.inf else deadline - trio.current_time()
             body = self._encode(method, args, kwargs, time_left, signature)

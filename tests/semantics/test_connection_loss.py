@@ -439,3 +439,43 @@ async def test_a_peer_that_does_not_read_stops_being_served(autojump_clock):
         assert 40 < stuck < 70, "reading has stopped once some 50 replies were waiting"
         assert server.calls == ()
         nursery.cancel_scope.cancel()
+
+
+async def test_callers_wait_for_room_when_the_server_reads_slowly(autojump_clock):
+    """What a client holds for a peer that does not read is bounded, and a wait for room can be cancelled."""
+    limits = trpc.Limits(max_unsent=50_000)
+    async with client_of_raw_peer(lockstep=True, limits=limits) as (client, peer):
+        outcomes = {}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.open)
+            await settle()
+            for key in range(100):
+                start_call(nursery, outcomes, key, client.notify, "A.b", "x" * 1000)
+            await settle()
+            assert 50_000 < client._connection._outbox.unsent < 53_000
+            with trio.move_on_after(1) as scope:
+                await client.notify("A.b", "late")
+            assert scope.cancelled_caught
+            received = 0
+            while received < 100:
+                frame = await peer.receive()
+                assert frame.kind == Kind.NOTIFY
+                received += 1
+        assert outcomes == dict.fromkeys(range(100))
+        assert client._connection._outbox.unsent == 0
+
+
+async def test_waiting_for_room_ends_with_the_connection():
+    limits = trpc.Limits(max_unsent=5_000)
+    async with client_of_raw_peer(lockstep=True, limits=limits) as (client, peer):
+        outcomes = {}
+        async with trio.open_nursery() as nursery:
+            await settle()
+            for key in range(20):
+                start_call(nursery, outcomes, key, client.call, "A.b", "x" * 1000)
+                start_call(nursery, outcomes, -key - 1, client.notify, "A.b", "x" * 1000)
+            await settle()
+            await peer.stream.aclose()
+        assert len(outcomes) == 40
+        assert {type(outcome) for outcome in outcomes.values()} == {trpc.ConnectionLost}
+        assert not any(outcome.maybe_executed for outcome in outcomes.values())

@@ -447,3 +447,38 @@ async def test_errors_pass_unchanged_through_a_second_hop():
             await client.call("Front.relay", "nothing")
         assert not isinstance(not_found.value, trpc.MethodNotFound), "the method that was called is there"
         assert not_found.value.type_name == "MethodNotFound"
+
+
+async def test_a_request_that_is_over_the_limit_but_small_fails_alone():
+    """Up to 16 KiB may be sent before the hello is there, so it must not end the connection."""
+    async with raw_client_of(Raises(), limits=trpc.Limits(max_message_size=1000)) as peer:
+        await peer.open()
+        await peer.send_request(1, "Raises.big", "x" * 5000)
+        assert (await peer.receive_error(1))["code"] == 8
+        await peer.send_request(2, "Raises.ok")
+        assert await peer.receive_value() == "ok"
+
+
+async def test_a_method_name_that_cannot_be_encoded():
+    async with client_of_raw_peer() as (client, _):
+        with pytest.raises(trpc.InvalidArguments, match="the request cannot be sent"):
+            await client.call("\ud800")
+
+
+async def test_a_one_way_call_may_be_cut_by_the_servers_limit(autojump_clock):
+    ended = []
+
+    class Service:
+        @trpc.method
+        async def wait(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.append(trio.current_time())
+
+    async with connected(Service(), serve={"limits": trpc.Limits(max_call_time=3)}) as (client, server):
+        start = trio.current_time()
+        await client.notify("Service.wait")
+        await trio.sleep(5)
+        assert ended == [pytest.approx(start + 3)]
+        assert server.calls == ()
