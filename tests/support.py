@@ -20,15 +20,14 @@ async def connected(services, *, serve=None, **options):
     """A client and its server in this process, over a memory stream: ``async with ... as (client, server)``."""
     async with trio.open_nursery() as nursery:
         ours, theirs = trio.testing.memory_stream_pair()
-        start = lambda task_status: trpc.serve_stream(services, theirs, task_status=task_status, **(serve or {}))
-        server = await nursery.start(_call, start)
+
+        async def start(task_status):
+            await trpc.serve_stream(services, theirs, task_status=task_status, **(serve or {}))
+
+        server = await nursery.start(start)
         async with trpc.connect_stream(ours, **options) as client:
             yield client, server
         nursery.cancel_scope.cancel()
-
-
-async def _call(function, task_status):
-    await function(task_status)
 
 
 class RawPeer:

@@ -99,6 +99,7 @@ class Caller:
         self._hello = trio.Event()
         self._cancelled: deque[tuple[float, OutgoingCall]] = deque()
         self._idle = trio.Event()
+        self._closing = False
         self._refusal: Callable[[bool], Exception] | None = None
         """Once there will be no more calls: makes the error of one, from "may it have been executed?"."""
 
@@ -184,6 +185,7 @@ class Caller:
 
     async def close(self) -> None:
         """Cancels the calls in flight, from whichever task, and waits for their end as a cancelled call does."""
+        self._closing = True
         self._refuse(_closed)
         calls = list(self._in_flight.values())
         self._fail([call for call in calls if self._outbox.discard(call.frame)])
@@ -323,7 +325,8 @@ class Caller:
             await trio.lowlevel.checkpoint()
             # Still here: somebody has moved the scope's deadline since the request was sent.
             raise DeadlineExceeded(f"{call.method}: the deadline that the call was sent with has passed")
-        self._raise_if_refused(maybe_executed=True)
+        if self._closing:
+            raise _closed(maybe_executed=True)
         raise RemoteError("the peer cancelled the call", type_name="Cancelled")
 
     # --- the end ---

@@ -183,7 +183,7 @@ def connect_stream(
     """As :func:`connect`, over a stream that is open already, and that it closes at the end."""
 
     async def open_transport() -> Transport:
-        await trio.lowlevel.checkpoint()
+        # No checkpoint: a cancel here would leave the stream to nobody.
         return StreamTransport(stream, address_of(stream))
 
     return _Connecting(open_transport, limits=limits, cancel_grace=cancel_grace)

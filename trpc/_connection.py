@@ -169,13 +169,17 @@ class Connection:
                         await self._outbox.wait_for_room()
                 self._protocol.receive_eof()
                 return ConnectionLost("the peer closed it")
-            return ProtocolError(f"no hello within {self._limits.hello_timeout} s: the peer may not speak trpc")
         except _BROKEN as exc:
             return exc
         except ProtocolError as exc:
-            logger.warning("closing the connection with %s: %s", self.peer, exc)
-            self._outbox.put(self._protocol.goaway(encode_status(exc)), control=True)
-            return exc
+            return self._refuse(exc)
+        return self._refuse(ProtocolError(f"no hello within {self._limits.hello_timeout} s: it may not speak trpc"))
+
+    def _refuse(self, error: ProtocolError) -> ProtocolError:
+        """Lets the peer know why the connection ends."""
+        logger.warning("closing the connection with %s: %s", self.peer, error)
+        self._outbox.put(self._protocol.goaway(encode_status(error)), control=True)
+        return error
 
     def _handle(self, frame: Frame) -> None:
         """Hands one message to whom it concerns. Nothing here waits."""

@@ -31,7 +31,9 @@ class RemoteError(RPCError):
     type_name: str
 
     def __init__(self, message: str, *, type_name: str = "InternalError") -> None:
-        super().__init__(message)
+        # Not through super(): in the classes that are also a builtin, that one's __init__ comes next, and
+        # it may want other arguments (UnicodeDecodeError wants five).
+        self.args = (message,)
         self.message = message
         self.type_name = type_name
 

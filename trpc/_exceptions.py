@@ -17,6 +17,7 @@ import trio
 
 from . import _codec
 from ._errors import (
+    ClientClosed,
     DeadlineExceeded,
     InvalidArguments,
     MessageTooLarge,
@@ -132,7 +133,7 @@ def encode_exception(exc: Exception, *, send_traceback: bool, max_depth: int) ->
 
 
 def _describe(exc: Exception, *, send_traceback: bool) -> dict[str, Any]:
-    error: dict[str, Any] = {"type": type(exc).__name__, "message": str(exc)}
+    error: dict[str, Any] = {"type": _public_name(type(exc)), "message": str(exc)}
     if send_traceback:
         error["traceback"] = "".join(traceback.format_exception(exc))
     if isinstance(exc, ExceptionGroup):
@@ -163,6 +164,11 @@ def _describe(exc: Exception, *, send_traceback: bool) -> dict[str, Any]:
     return error
 
 
+def _public_name(cls: type[BaseException]) -> str:
+    """The class's name; of those of trpc that users do not see, the name of what they see instead."""
+    return next(base.__name__ for base in cls.__mro__ if base.__module__ != ClientClosed.__module__)
+
+
 def _name_of(cls: type[BaseException]) -> str | None:
     """The name that exactly this class is registered under."""
     return next((name for name, known in _registered.items() if known is cls), None)
@@ -180,14 +186,15 @@ def decode_error(body: bytes, *, max_depth: int) -> Exception:
     """The exception that an ERROR message tells of; a ProtocolError if it cannot be read."""
     try:
         return _rebuild(_codec.unpack(body, max_depth=max_depth))
-    except (_codec.DecodeError, LookupError, TypeError, ValueError, AttributeError) as exc:
+    # Whatever is in it, and whatever a registered class makes of that.
+    except Exception as exc:  # noqa: BLE001
         return ProtocolError(f"the peer's error message cannot be read: {exc!r}")
 
 
 def _rebuild(error: dict[str, Any]) -> Exception:
-    code = error["code"]
-    message = str(error.get("message", ""))
-    type_name = str(error.get("type", "InternalError"))
+    code, message, type_name = error["code"], error.get("message", ""), error.get("type", "InternalError")
+    if type(code) is not int or type(message) is not str or type(type_name) is not str:
+        raise TypeError("code must be an integer, message and type must be strings")
     exc: Exception
     if code == Code.RAISED_GROUP:
         exc = ExceptionGroup(message, [_rebuild(child) for child in error["children"]])

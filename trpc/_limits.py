@@ -9,6 +9,9 @@ from typing import Final
 KiB: Final = 1024
 MiB: Final = 1024 * KiB
 
+# Half of what the length field of a frame can say; more than anybody wants in memory at once.
+MAX_SIZE: Final = 2**31
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -18,7 +21,7 @@ class Limits:
     the other obeys them before it sends, so that a limit is met as a clear local error.
 
     Raises:
-        ValueError: a limit is not a positive number.
+        ValueError: a limit is not a positive number, or not an integer where it counts something.
     """
 
     max_message_size: int = 16 * MiB
@@ -53,3 +56,6 @@ class Limits:
             value = getattr(self, field.name)
             if not value > 0:
                 raise ValueError(f"Limits.{field.name} must be positive, not {value!r}")
+            # Those without a fraction are counted in whole numbers, on the wire too.
+            if isinstance(field.default, int) and not (isinstance(value, int) and value <= MAX_SIZE):
+                raise ValueError(f"Limits.{field.name} must be an integer up to {MAX_SIZE}, not {value!r}")

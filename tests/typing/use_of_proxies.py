@@ -12,7 +12,6 @@ from typing import Any, Protocol, assert_type
 
 import trio
 
-
 import trpc
 
 
