@@ -266,13 +266,14 @@ class Caller:
                 method, args, kwargs, time_left, outgoing_metadata(), max_depth=max_depth, any_keys=any_keys
             )
         except _codec.EncodeError as exc:
-            named = [(signature.name_of(i) if signature else str(i), value) for i, value in enumerate(args)]
-            for name, value in [*named, *(kwargs or {}).items()]:
+            named = [(signature.name_of(i) if signature else str(i + 1), value) for i, value in enumerate(args)]
+            named += [(repr(name), value) for name, value in (kwargs or {}).items()]
+            for name, value in named:
                 try:
                     # Two levels less: the request and the list of its arguments are around it.
                     _codec.pack(value, max_depth=max_depth - 2, any_keys=any_keys)
                 except _codec.EncodeError as reason:
-                    raise InvalidArguments(f"{method}: argument {name!r} cannot be sent: {reason}") from reason
+                    raise InvalidArguments(f"{method}: argument {name} cannot be sent: {reason}") from reason
             raise InvalidArguments(f"{method}: the request cannot be sent: {exc}") from exc
 
     def _abort(self, call: OutgoingCall, raise_cancel: Callable[[], Any]) -> Abort:

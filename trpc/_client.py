@@ -136,11 +136,17 @@ class _Connecting:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         try:
-            # A cancelled body still waits for the acknowledgement of its calls; all of it is bounded.
+            # Calls of other tasks wait for their acknowledgement, cancelled or not; all of it is bounded.
             with trio.CancelScope(shield=True):
-                await self._connection.close()
+                await self._connection.close(orderly=exc is None)
         finally:
-            await self._nursery_manager.__aexit__(None, None, None)
+            try:
+                await self._nursery_manager.__aexit__(None, None, None)
+            except BaseExceptionGroup as group:
+                # Nothing but an interrupt, which Trio delivers to whoever waits here: out of the group as well.
+                if len(group.exceptions) > 1:
+                    raise
+                raise group.exceptions[0] from None
 
     async def _run(self) -> None:
         # The connection lives as long as the `async with`, not as long as the scope around it: a call that
@@ -158,7 +164,14 @@ def connect(
     no trpc server, or one of another version, is therefore raised by the first call.
 
     Leaving the ``async with`` cancels calls that other tasks have in flight, waits for their end as for a
-    cancelled call, and closes the connection; it takes at most ``cancel_grace`` and two seconds.
+    cancelled call, and closes the connection. With a server that answers this takes a round trip; with one
+    that does not, at most ``cancel_grace`` and two seconds, and one second less if an exception left the block.
+
+    A timeout around the ``async with`` bounds the block too. One for connecting only::
+
+        with trio.fail_after(5) as scope:
+            async with trpc.connect(url) as client:
+                scope.deadline = math.inf
 
     Args:
         url: ``tcp://host:port`` or ``unix:///path``.

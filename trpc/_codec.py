@@ -176,4 +176,6 @@ def _refuse_extension(*_: object) -> NoReturn:
 
 def _reason(exc: Exception) -> str:
     """The exception's text, or its class where it has none (``StackError`` has none)."""
+    if isinstance(exc, OverflowError):
+        return "an integer of more than 64 bits; a str or a float can be sent"
     return str(exc) or type(exc).__name__

@@ -135,11 +135,17 @@ class Connection:
         finally:
             await self._transport.close()
 
-    async def close(self) -> None:
-        """Ends the connection from this side: calls in flight are cancelled and waited for, within the grace."""
-        await self.caller.close()
-        self._closed_here = not self._lost
-        self._lose(ClientClosed("this client is closed"))
+    async def close(self, *, orderly: bool) -> None:
+        """Ends the connection from this side: calls in flight are cancelled and waited for, within the grace.
+
+        Args:
+            orderly: see to it that the peer gets what was written last, which takes a round trip.
+        """
+        try:
+            await self.caller.close()
+        finally:  # an interrupt may end the wait
+            self._closed_here = orderly and not self._lost
+            self._lose(ClientClosed("this client is closed"))
 
     async def _linger(self) -> None:
         """Tells the peer that this was all, and waits for its end of the stream.

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ._service import BoundMethod
 
 logger = logging.getLogger("trpc")
+# What handlers raise has a logger of its own, so that a server can choose how much of it to keep.
+handler_logger = logging.getLogger("trpc.handler")
 
 
 class IncomingCall:
@@ -234,7 +236,7 @@ class Dispatcher:
             self._reply(Kind.ERROR, call.id, encode_status(error))
 
     def _finish_failed(self, call: IncomingCall, exc: Exception) -> None:
-        logger.error("%s for %s raised", call.method.name, self._peer, exc_info=exc)
+        handler_logger.error("%s for %s raised", call.method.name, self._peer, exc_info=exc)
         if call.one_way:
             return
         try:
@@ -258,7 +260,9 @@ class Dispatcher:
             if isinstance(rest, Exception):
                 # The connection ends while the handler fails: its errors must not end the server too.
                 assert cancelled is not None
-                logger.error("%s for %s raised while it was cancelled", call.method.name, self._peer, exc_info=rest)
+                handler_logger.error(
+                    "%s for %s raised while it was cancelled", call.method.name, self._peer, exc_info=rest
+                )
                 raise cancelled
         if not call.one_way:
             # The server ends by it, but the caller hears first.

@@ -88,8 +88,12 @@ class Unavailable(RPCError):  # noqa: N818 - the name is the API's
 class UnavailableOSError(Unavailable, OSError):
     """Connecting failed. Not exported: users see an ``Unavailable`` that is also the ``OSError`` it came from."""
 
+    def __str__(self) -> str:
+        # Without the number that OSError puts before it: the text says it all.
+        return str(self.strerror)
 
-class UnavailableRefusedError(Unavailable, ConnectionRefusedError):
+
+class UnavailableRefusedError(UnavailableOSError, ConnectionRefusedError):
     """Nobody listens there. Not exported, as above."""
 
 

@@ -78,8 +78,8 @@ class Signature:
     def name_of(self, index: int) -> str:
         """The name of the parameter that takes the positional argument ``index``, for a message."""
         if index < len(self._positional_names):
-            return self._positional_names[index]
-        return str(index)
+            return repr(self._positional_names[index])
+        return str(index + 1)
 
     def _convert(self, name: str, hint: Any, value: object) -> Any:
         if hint is Any:

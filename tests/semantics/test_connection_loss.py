@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import trio
-from support import client_of_raw_peer, connected, raw_client_of, settle, start_call
+from support import RawPeer, client_of_raw_peer, connected, raw_client_of, settle, start_call
 
 import trpc
 from trpc._frames import MAGIC, PREAMBLE, encode_frame
@@ -274,7 +276,7 @@ async def test_closing_the_client_is_bounded(autojump_clock, grace):
             await settle()
             nursery.start_soon(_close_later, peer.stream, grace + 5)
             start = trio.current_time()
-            await client._connection.close()
+            await client._connection.close(orderly=True)
             assert trio.current_time() - start == pytest.approx(grace)
     assert isinstance(outcomes["call"], trio.ClosedResourceError)
 
@@ -292,7 +294,7 @@ async def test_closing_takes_back_requests_that_were_not_written():
             start_call(nursery, outcomes, "call", client.call, "A.b")
             await settle()
             nursery.start_soon(_read_everything, peer.stream)
-            await client._connection.close()
+            await client._connection.close(orderly=True)
     assert isinstance(outcomes["call"], trio.ClosedResourceError)
     assert outcomes["call"].maybe_executed is False
 
@@ -479,3 +481,32 @@ async def test_waiting_for_room_ends_with_the_connection():
         assert len(outcomes) == 40
         assert {type(outcome) for outcome in outcomes.values()} == {trpc.ConnectionLost}
         assert not any(outcome.maybe_executed for outcome in outcomes.values())
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_an_interrupt_while_closing_is_not_in_a_group_and_nothing_hangs(calls):
+    """Trio delivers Ctrl-C to the main task, which here waits for the connection's end."""
+
+    async def interrupt():
+        await trio.testing.wait_all_tasks_blocked()
+        signal.raise_signal(signal.SIGINT)
+
+    async def main():
+        ours, theirs = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(RawPeer(theirs).open)
+            try:
+                async with trpc.connect_stream(ours, cancel_grace=60) as client:
+                    for _ in range(calls):
+                        start_call(nursery, {}, "call", client.call, "A.b")
+                        await settle()
+                    trio.lowlevel.spawn_system_task(interrupt)
+            except KeyboardInterrupt:
+                return
+            raise AssertionError("there was no interrupt")
+
+    async def bounded():
+        with trio.fail_after(30):
+            await main()
+
+    trio.run(bounded)
