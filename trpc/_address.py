@@ -7,13 +7,12 @@ import errno
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import trio
 
 from ._errors import UnavailableOSError, UnavailableRefusedError
-from ._transport import host_and_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -31,12 +30,17 @@ async def open_stream(url: str) -> trio.SocketStream:
         ValueError: the URL is not one of trpc's; the message says what is wrong with it.
         Unavailable: nobody is there or it cannot be reached; it is an OSError too.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise ValueError(f"{url!r} is not a URL: {exc}") from None
     try:
         if parts.scheme == "tcp":
             return await trio.open_tcp_stream(*_host_and_port(url, parts))
         if parts.scheme == "unix":
             return await trio.open_unix_socket(_path(url, parts))
+    except UnicodeError as exc:
+        raise ValueError(f"{url!r} has no possible host name: {exc}") from exc
     except OSError as exc:
         raise _cannot_connect(url, exc) from exc
     raise ValueError(f"{url!r} has the scheme {parts.scheme!r}, which is not known; use {_SCHEMES}")
@@ -47,15 +51,19 @@ def _host_and_port(url: str, parts: SplitResult) -> tuple[str, int]:
         port = parts.port
     except ValueError:  # from urllib: not a number, or out of range
         port = -1
-    if not parts.hostname or not port or port < 0 or parts.path not in {"", "/"}:
+    # A part that means nothing here is a mistake, and not passed over.
+    rest = parts.username or parts.password or parts.path.removeprefix("/") or parts.query or parts.fragment
+    if not parts.hostname or not port or port < 0 or rest:
         raise ValueError(f"{url!r} is not of the form tcp://host:port, with a port from 1 to 65535")
     return parts.hostname, port
 
 
 def _path(url: str, parts: SplitResult) -> str:
-    if parts.netloc or not parts.path:
-        raise ValueError(f"{url!r} is not of the form unix:///path/to/socket, with three slashes")
-    return parts.path
+    if parts.netloc or not parts.path or parts.query or parts.fragment:
+        raise ValueError(
+            f"{url!r} is not of the form unix:///path/to/socket, with three slashes, and ? and # written as %3F and %23"
+        )
+    return unquote(parts.path)
 
 
 def _cannot_connect(url: str, exc: OSError) -> OSError:
@@ -74,9 +82,12 @@ async def open_tcp_listeners(port: int, host: str | None) -> Sequence[trio.Socke
     """Listens on a TCP port; 0 takes any free one.
 
     Raises:
+        TypeError: the port is not an integer.
         ValueError: the port is not from 0 to 65535.
         OSError: it is in use, needs privileges, or the host is not one of this machine.
     """
+    if type(port) is not int:
+        raise TypeError(f"a port is an integer, not {port!r}")
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port} is not from 0 to 65535 (0: any free port)")
     try:
@@ -146,5 +157,27 @@ def url_of(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
         return None
     name = listener.socket.getsockname()
     if not isinstance(name, str | bytes):
-        return f"tcp://{host_and_port(name)}"
-    return f"unix://{os.path.abspath(os.fsdecode(name))}"  # noqa: PTH100
+        return f"tcp://{_host_and_port_of(name)}"
+    path = os.path.abspath(os.fsdecode(name))  # noqa: PTH100
+    # Only what would end the path or be taken for an escape: people read it.
+    return "unix://" + path.replace("%", "%25").replace("#", "%23").replace("?", "%3F")
+
+
+def address_of(stream: trio.abc.Stream) -> str:
+    """Where the peer of a stream is, for people to read."""
+    if not isinstance(stream, trio.SocketStream):
+        return type(stream).__name__
+    try:
+        peer = stream.socket.getpeername()
+        name = peer or stream.socket.getsockname()
+    except OSError:  # the peer has gone already
+        return "a peer that has gone"
+    if isinstance(name, str | bytes):
+        return f"unix:{os.fsdecode(name)}"
+    return _host_and_port_of(name)
+
+
+def _host_and_port_of(name: tuple[Any, ...]) -> str:
+    """A TCP socket's address, as it stands in a URL."""
+    host, port = str(name[0]), name[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

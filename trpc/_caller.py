@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import outcome
 import trio
@@ -34,7 +34,7 @@ from ._errors import (
     ProtocolError,
     RemoteError,
 )
-from ._exceptions import decode_error
+from ._exceptions import decode_error, decode_status
 from ._messages import Kind, encode_request
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     from ._outbox import Outbox, Outgoing
     from ._protocol import Protocol
     from ._signature import Signature
+
+
+# Seconds that a peer may see a deadline before we do. It counts from when the request has arrived, so only
+# the rates of the clocks can make it early.
+_CLOCK_DIFFERENCE: Final = 1.0
 
 
 class OutgoingCall:
@@ -100,6 +105,7 @@ class Caller:
         self._cancelled: deque[tuple[float, OutgoingCall]] = deque()
         self._idle = trio.Event()
         self._closing = False
+        self._lost = False
         self._refusal: Callable[[bool], Exception] | None = None
         """Once there will be no more calls: makes the error of one, from "may it have been executed?"."""
 
@@ -133,7 +139,8 @@ class Caller:
 
     async def ping(self) -> float:
         """Seconds for a round trip to the peer's protocol machine; no handler is involved."""
-        self._raise_if_refused()
+        if self._lost or self._closing:
+            self._raise_if_refused()
         number, data = self._protocol.ping()
         pong = self._pings[number] = trio.Event()
         start = trio.current_time()
@@ -163,7 +170,7 @@ class Caller:
             self._wake(call, outcome.capture(call.raise_cancel))
         else:
             self._wake(call, outcome.Value(frame))
-        if not self._in_flight:
+        if self._closing and not self._is_awaited():
             self._idle.set()
 
     def on_pong(self, number: int) -> None:
@@ -173,11 +180,13 @@ class Caller:
 
     def on_goaway(self, frame: Frame) -> None:
         """The peer takes no more calls: those above the last it accepted were not and will not be executed."""
-        self._refuse(lambda _: decode_error(frame.body, max_depth=self._max_depth))
+        make = decode_status(frame.body, max_depth=self._max_depth)
+        self._refuse(lambda _: make())
         self._fail([call for call in self._in_flight.values() if call.id > frame.id])
 
     def on_lost(self, error: Callable[[bool], Exception]) -> None:
         """The connection has ended: so does every call on it, with an error made by ``error(maybe_executed)``."""
+        self._lost = True
         self._refuse(error)
         self._fail(list(self._in_flight.values()))
         for event in self._pings.values():
@@ -192,8 +201,7 @@ class Caller:
         for call in self._in_flight.values():
             if call.task is not None and call.raise_cancel is None:
                 self._outbox.put(self._protocol.cancel(call.id), control=True)
-        if any(call.task is not None for call in self._in_flight.values()):
-            self._idle = trio.Event()
+        if self._is_awaited():
             with trio.move_on_after(self._cancel_grace):
                 await self._idle.wait()
 
@@ -216,8 +224,8 @@ class Caller:
         """Queues the request. Nothing was sent if this raises."""
         body, call.deadline = await self._prepare(call.method, args, kwargs, signature)
         call.id, data = self._protocol.request(body)
-        self._in_flight[call.id] = call
         call.frame = self._outbox.put(data)
+        self._in_flight[call.id] = call
 
     async def _prepare(
         self,
@@ -260,18 +268,17 @@ class Caller:
         signature: Signature | None,
     ) -> bytes:
         max_depth = self._protocol.peer.max_depth
-        any_keys = signature is not None
         try:
-            return encode_request(
-                method, args, kwargs, time_left, outgoing_metadata(), max_depth=max_depth, any_keys=any_keys
-            )
+            if signature is not None and signature.has_typed_keys:
+                args, kwargs = signature.with_text_keys(args, kwargs or {})
+            return encode_request(method, args, kwargs, time_left, outgoing_metadata(), max_depth=max_depth)
         except _codec.EncodeError as exc:
             named = [(signature.name_of(i) if signature else str(i + 1), value) for i, value in enumerate(args)]
             named += [(repr(name), value) for name, value in (kwargs or {}).items()]
             for name, value in named:
                 try:
                     # Two levels less: the request and the list of its arguments are around it.
-                    _codec.pack(value, max_depth=max_depth - 2, any_keys=any_keys)
+                    _codec.pack(value, max_depth=max_depth - 2)
                 except _codec.EncodeError as reason:
                     raise InvalidArguments(f"{method}: argument {name} cannot be sent: {reason}") from reason
             raise InvalidArguments(f"{method}: the request cannot be sent: {exc}") from exc
@@ -322,10 +329,12 @@ class Caller:
             raise decode_error(reply.body, max_depth=self._max_depth)
         if reply.kind == Kind.EXPIRED and call.deadline != math.inf:
             # Our own deadline, which the peer's clock saw a moment earlier: our own scope is to fire.
-            await trio.sleep_until(call.deadline)
-            await trio.lowlevel.checkpoint()
-            # Still here: somebody has moved the scope's deadline since the request was sent.
-            raise DeadlineExceeded(f"{call.method}: the deadline that the call was sent with has passed")
+            if call.deadline - trio.current_time() <= _CLOCK_DIFFERENCE:
+                await trio.sleep_until(call.deadline)
+                await trio.lowlevel.checkpoint()
+            # Still here: somebody has moved the scope's deadline since the request was sent, or the peer's
+            # word is not to be waited for.
+            raise DeadlineExceeded(f"{call.method}: the peer says that the deadline of the call has passed")
         if self._closing:
             raise _closed(maybe_executed=True)
         raise RemoteError("the peer cancelled the call", type_name="Cancelled")
@@ -338,6 +347,10 @@ class Caller:
         self._hello.set()
         # Whoever waits for a slot gets one, and then the error.
         self._slots.total_tokens = math.inf
+
+    def _is_awaited(self) -> bool:
+        """Whether anybody waits for a reply."""
+        return any(call.task is not None for call in self._in_flight.values())
 
     def _raise_if_refused(self, *, maybe_executed: bool = False) -> None:
         if self._refusal is not None:
@@ -356,7 +369,7 @@ class Caller:
                 self._wake(call, outcome.capture(call.raise_cancel))
             else:
                 self._wake(call, outcome.Error(self._refusal(maybe_executed)))
-        if not self._in_flight:
+        if self._closing and not self._is_awaited():
             self._idle.set()
 
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
-from ._address import open_stream
+from ._address import address_of, open_stream
 from ._connection import Connection
 from ._limits import Limits
 from ._proxy import UntypedProxy, typed_proxy
 from ._service import service_name
-from ._transport import StreamTransport, address_of
+from ._transport import StreamTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,7 +116,7 @@ class _Connecting:
     """
 
     def __init__(self, open_transport: Callable[[], Any], *, limits: Limits | None, cancel_grace: float) -> None:
-        if cancel_grace < 0:
+        if not cancel_grace >= 0:  # NaN is not either
             raise ValueError(f"cancel_grace is a number of seconds, not {cancel_grace}")
         self._open_transport = open_transport
         self._limits = limits or Limits()
@@ -144,9 +144,9 @@ class _Connecting:
                 await self._nursery_manager.__aexit__(None, None, None)
             except BaseExceptionGroup as group:
                 # Nothing but an interrupt, which Trio delivers to whoever waits here: out of the group as well.
-                if len(group.exceptions) > 1:
-                    raise
-                raise group.exceptions[0] from None
+                if len(group.exceptions) == 1:
+                    raise group.exceptions[0] from None
+                raise
 
     async def _run(self) -> None:
         # The connection lives as long as the `async with`, not as long as the scope around it: a call that

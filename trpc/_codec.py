@@ -10,13 +10,13 @@ would not accept.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, cast
 
 import msgpack
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # msgpack has no types of its own.
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
@@ -24,13 +24,33 @@ _unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _SEQUENCES: Final = frozenset({list, tuple})
+# A flat value is nested no deeper than this: a request is an array with the array of its arguments.
+_FLAT_DEPTH: Final = 2
 # Handed through by msgspec as they are, because msgpack has them; else it would make base64 text of them.
 _NATIVE_TYPES: Final = (bytes, bytearray, memoryview)
 
+# Characters of a reason: it may quote what the peer sent.
+_MAX_REASON: Final = 500
+
+_NUMBERS: Final = frozenset({int, float})
+_PLAIN_KEYS: Final = (msgspec.inspect.AnyType, msgspec.inspect.StrType, msgspec.inspect.BytesType)
+_IMPOSSIBLE_KEYS: Final = (
+    msgspec.inspect.BoolType,
+    msgspec.inspect.NoneType,
+    msgspec.inspect.CollectionType,
+    msgspec.inspect.TupleType,
+    msgspec.inspect.UnionType,
+)
+
 # Every byte that is not the header of a msgpack array or map (fixmap, fixarray, array16/32, map16/32).
 _NOT_A_CONTAINER: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
-# Headers of the timestamp extension, which the decoder turns into an object without asking.
-_TIMESTAMPS: Final = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
+# Headers of the timestamp extension, which the decoder turns into an object without asking; it takes all
+# three sizes behind each form of header.
+_TIMESTAMPS: Final = (
+    b"\xd6\xff",
+    b"\xd7\xff",
+    *(head + bytes([size, 0xFF]) for head in (b"\xc7", b"\xc8\x00", b"\xc9\x00\x00\x00") for size in (4, 8, 12)),
+)
 
 
 class EncodeError(TypeError):
@@ -41,30 +61,19 @@ class DecodeError(ValueError):
     """The bytes are not an acceptable value, or the value is not of the expected type."""
 
 
-def pack(value: object, *, max_depth: int, any_keys: bool = False) -> bytes:
-    """Bytes of ``value``.
+def pack(value: object, *, max_depth: int) -> bytes:
+    """Bytes of ``value``, for a receiver that accepts a nesting of ``max_depth``.
 
     Dataclasses, enums, dates, UUIDs, decimals, sets, structs and so on become what msgspec makes of them.
-
-    Args:
-        value: what to encode.
-        max_depth: nesting that the receiver accepts.
-        any_keys: write map keys that are not text as text, as the receiver's type hint tells it to read
-            them back. Without it such a key is refused: a receiver without a hint would see another key.
+    A dictionary's keys must be text or bytes; see :func:`with_text_keys`.
 
     Raises:
         EncodeError: the value cannot be encoded, or no receiver would accept it.
     """
     try:
         packed = _packb(value, default=_to_builtins)
-        if not _is_flat(value):
-            try:
-                unpack(packed, max_depth=max_depth)
-            except DecodeError:
-                if not any_keys:
-                    raise
-                packed = _packb(_to_builtins(value))
-                unpack(packed, max_depth=max_depth)
+        if max_depth < _FLAT_DEPTH or not _is_flat(value):
+            unpack(packed, max_depth=max_depth)
     # The encoder runs code of the value's class (properties, iteration), which may raise anything.
     except Exception as exc:
         raise EncodeError(_reason(exc)) from exc
@@ -83,7 +92,7 @@ def unpack(body: bytes, *, max_depth: int) -> Any:
     # ValueError, UnpackException, StackError, UnicodeDecodeError, RecursionError, ...: one error for all.
     except Exception as exc:
         raise DecodeError(_reason(exc)) from exc
-    if not _is_flat(value):
+    if max_depth < _FLAT_DEPTH or not _is_flat(value):
         _check_nesting(value, body, max_depth)
     return value
 
@@ -107,33 +116,75 @@ def check_hint(hint: Any) -> None:
     Raises:
         TypeError: it does not; the message names the part that is not supported.
     """
-    _check_type_info(msgspec.inspect.type_info(hint), set())
+    for info in _parts(msgspec.inspect.type_info(hint), set()):
+        # Of a class that msgspec knows nothing of it would take instances only, which never come; any
+        # value is an instance of object.
+        if isinstance(info, msgspec.inspect.CustomType) and info.cls is not object:
+            raise TypeError(f"type {getattr(info.cls, '__qualname__', info.cls)!r} is not supported")
+        if isinstance(info, msgspec.inspect.DictType) and isinstance(info.key_type, _IMPOSSIBLE_KEYS):
+            raise TypeError("keys of this type cannot be sent, or not be told from others when they are text")
 
 
-def _check_type_info(info: object, seen: set[int]) -> None:
-    """Looks for a class that msgspec knows nothing of, anywhere in the type's description."""
-    if isinstance(info, msgspec.inspect.CustomType):
-        raise TypeError(f"type {getattr(info.cls, '__qualname__', info.cls)!r} is not supported")
+def has_typed_keys(hint: Any) -> bool:
+    """Whether a receiver with this hint reads map keys back from text, as in ``dict[int, str]``."""
+    return any(
+        isinstance(info, msgspec.inspect.DictType) and not isinstance(info.key_type, _PLAIN_KEYS)
+        for info in _parts(msgspec.inspect.type_info(hint), set())
+    )
+
+
+def with_text_keys(value: object) -> Any:
+    """``value``, plain, with the numbers among its map keys as text, for a receiver whose hint reads them back.
+
+    For one without such a hint it must not be done: it would see other keys than were sent.
+
+    Raises:
+        EncodeError: the value cannot be encoded, or two keys are the same as text.
+    """
+    try:
+        return _text_keys(msgspec.to_builtins(value, builtin_types=_NATIVE_TYPES))
+    except Exception as exc:
+        raise EncodeError(_reason(exc)) from exc
+
+
+def _text_keys(value: Any) -> Any:
+    if type(value) in _SEQUENCES:
+        return [_text_keys(item) for item in value]
+    if _is_map(value):
+        result = {str(key) if type(key) in _NUMBERS else key: _text_keys(item) for key, item in value.items()}
+        if len(result) < len(value):
+            raise EncodeError("two keys of a dictionary are the same as text")
+        return result
+    return value
+
+
+def _is_map(value: object) -> TypeGuard[dict[Any, Any]]:
+    return type(value) is dict
+
+
+def _parts(info: object, seen: set[int]) -> Iterator[object]:
+    """Everything in the description of a type, each once: types may be recursive."""
     if id(info) in seen:
         return
     seen.add(id(info))
+    yield info
     if isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
         for name in info.__struct_fields__:
-            _check_type_info(getattr(info, name), seen)
+            yield from _parts(getattr(info, name), seen)
     elif isinstance(info, tuple):
         for item in cast("tuple[object, ...]", info):
-            _check_type_info(item, seen)
+            yield from _parts(item, seen)
 
 
 def _to_builtins(value: object) -> Any:
-    return msgspec.to_builtins(value, builtin_types=_NATIVE_TYPES, str_keys=True)
+    return msgspec.to_builtins(value, builtin_types=_NATIVE_TYPES)
 
 
 def _is_flat(value: object) -> bool:
     """Whether nothing in it can have keys or be deeper than a request of scalars: no further check needed."""
     if type(value) in _SCALARS:
         return True
-    if not isinstance(value, list | tuple):
+    if type(value) not in _SEQUENCES:  # a subclass may be anything: msgpack's ExtType is a tuple
         return False
     for item in cast("list[Any]", value):
         if type(item) not in _SCALARS and not (
@@ -175,7 +226,13 @@ def _refuse_extension(*_: object) -> NoReturn:
 
 
 def _reason(exc: Exception) -> str:
-    """The exception's text, or its class where it has none (``StackError`` has none)."""
+    """The exception's text, cut; or its class where it has none (as ``StackError``) or fails to give it."""
     if isinstance(exc, OverflowError):
         return "an integer of more than 64 bits; a str or a float can be sent"
-    return str(exc) or type(exc).__name__
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001 - the exception may be one of the user's
+        text = ""
+    if "strict_map_key" in text:
+        return "a dictionary's keys must be str or bytes, if no type hint (as in dict[int, str]) says otherwise"
+    return text[:_MAX_REASON] or type(exc).__name__

@@ -4,7 +4,8 @@ Tasks and who owns them::
 
     run()
     |- outer nursery
-    |  |- Outbox.run              writes; a cancel from outside does not reach it, closing the outbox ends it
+    |  |- _write                  writes, and closes the transport at the end; a cancel from outside does not
+    |  |                          reach it, closing the outbox ends it
     |  '- inner nursery           everything that the peer's requests and our cancels start
     |     |- (run itself)         reads; the end of reading ends the connection
     |     |- Dispatcher._run ...  one for each call that the peer has in flight
@@ -12,7 +13,8 @@ Tasks and who owns them::
 
 However the connection ends (the peer closes it, breaks the protocol or breaks off; we close it; we are
 cancelled), it ends through :meth:`Connection._lose`: our calls fail, the peer's handlers are cancelled,
-what is queued is written within a short time, and the transport is closed.
+what is queued is written within a short time, and the transport is closed, although a handler that
+shields itself may go on.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._lost = False
         self._closed_here = False
-        self._serves = bool(table)
+        self._reading_has_ended = trio.Event()
         self.caller = Caller(
             self._protocol,
             self._outbox,
@@ -116,24 +118,16 @@ class Connection:
 
         Cancelled: the handlers are cancelled, replies that are queued are written within a second.
         """
-        try:
-            async with trio.open_nursery() as outer:
-                outer.start_soon(self._outbox.run, self._lose)
+        async with trio.open_nursery() as outer:
+            outer.start_soon(self._write)
+            async with trio.open_nursery() as self._nursery:
+                if self._lost:  # closed before it was run
+                    self._nursery.cancel_scope.cancel()
                 try:
-                    async with trio.open_nursery() as self._nursery:
-                        if self._lost:  # closed before it was run
-                            self._nursery.cancel_scope.cancel()
-                        try:
-                            self._lose(await self._read())
-                        finally:
-                            self._lose(ConnectionLost("this side ended it"))
+                    self._lose(await self._read())
                 finally:
-                    # Only now are the handlers' last replies queued.
-                    self._outbox.close(within=_FLUSH_TIME)
-            if self._closed_here:
-                await self._linger()
-        finally:
-            await self._transport.close()
+                    self._lose(ConnectionLost("this side ended it"))
+                    self._reading_has_ended.set()
 
     async def close(self, *, orderly: bool) -> None:
         """Ends the connection from this side: calls in flight are cancelled and waited for, within the grace.
@@ -147,12 +141,25 @@ class Connection:
             self._closed_here = orderly and not self._lost
             self._lose(ClientClosed("this client is closed"))
 
+    async def _write(self) -> None:
+        """Writes until the connection is over, and closes the transport: it does not wait for the handlers."""
+        try:
+            await self._outbox.run(self._lose)
+            if self._closed_here:
+                await self._linger()
+        finally:
+            # Closing does not wait for anything. Without the shield its Cancelled would take the place of
+            # what a handler has raised.
+            with trio.CancelScope(shield=True):
+                await self._transport.close()
+
     async def _linger(self) -> None:
         """Tells the peer that this was all, and waits for its end of the stream.
 
         Closing at once could make the peer's system throw away what it has received and not yet read.
         """
         with trio.move_on_after(_FLUSH_TIME), contextlib.suppress(*_BROKEN):
+            await self._reading_has_ended.wait()
             if await self._transport.send_eof():
                 while await self._transport.receive():
                     pass
@@ -167,12 +174,13 @@ class Connection:
             with trio.CancelScope(deadline=trio.current_time() + self._limits.hello_timeout) as hello_scope:
                 while data := await self._transport.receive():
                     for frame in self._protocol.receive(data):
-                        self._handle(frame)
+                        if not self._lost:
+                            self._handle(frame)
                     if self._protocol.peer_is_known:
                         hello_scope.deadline = math.inf
-                    if self._serves and self._outbox.is_full:
-                        # A peer that does not read its replies gets no more of them.
-                        await self._outbox.wait_for_room()
+                    if self._outbox.is_full_of_answers:
+                        # The peer does not read them, so it gets no more.
+                        await self._outbox.wait_until_answered()
                 self._protocol.receive_eof()
                 return ConnectionLost("the peer closed it")
         except _BROKEN as exc:
@@ -197,7 +205,7 @@ class Connection:
             case Kind.CANCEL:
                 self._dispatcher.on_cancel(frame.id)
             case Kind.PING:
-                self._outbox.put(self._protocol.pong(frame.id), control=True)
+                self._outbox.put(self._protocol.pong(frame.id), control=True, is_answer=True)
             case Kind.PONG:
                 self.caller.on_pong(frame.id)
             case Kind.HELLO:
@@ -225,3 +233,4 @@ class Connection:
         self.caller.on_lost(error)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
+        self._outbox.close(within=_FLUSH_TIME)

@@ -11,13 +11,13 @@ import dataclasses
 import functools
 import logging
 import math
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import trio
 
 from . import _codec
 from ._context import CurrentCall, enter_call
-from ._errors import DeadlineExceeded, MessageTooLarge, MethodNotFound, Overloaded, RPCError
+from ._errors import DeadlineExceeded, InvalidArguments, MessageTooLarge, MethodNotFound, Overloaded, RPCError
 from ._exceptions import encode_exception, encode_status
 from ._messages import ALWAYS_ACCEPTED, Kind, Request, decode_request
 
@@ -36,28 +36,20 @@ logger = logging.getLogger("trpc")
 handler_logger = logging.getLogger("trpc.handler")
 
 
+# Characters of what a peer sent, in messages and in the log.
+_MAX_SHOWN: Final = 300
+
+
 class IncomingCall:
     """One call of the peer's, until its handler has ended and the reply is queued."""
 
-    __slots__ = (
-        "args",
-        "cancelled",
-        "context",
-        "expires",
-        "id",
-        "kwargs",
-        "method",
-        "one_way",
-        "scope",
-        "started",
-    )
+    __slots__ = ("cancelled", "context", "expires", "id", "method", "one_way", "request", "scope", "started")
 
     def __init__(
         self,
         call_id: int,
         method: BoundMethod,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        request: Request,
         context: CurrentCall,
         *,
         expires: bool,
@@ -65,8 +57,7 @@ class IncomingCall:
     ) -> None:
         self.id = call_id
         self.method = method
-        self.args = args
-        self.kwargs = kwargs
+        self.request = request
         self.context = context
         self.expires = expires
         """Whether the deadline is the caller's; else it is a limit of this side."""
@@ -140,10 +131,7 @@ class Dispatcher:
         try:
             call = self._admit(frame, one_way=one_way)
         except RPCError as exc:
-            if one_way:
-                logger.warning("notification from %s dropped: %s", self._peer, exc)
-            else:
-                self._reply(Kind.ERROR, frame.id, encode_status(exc))
+            self._reject(frame.id, exc, one_way=one_way)
             return
         if call is None:
             if not one_way:
@@ -154,9 +142,9 @@ class Dispatcher:
 
     def on_cancel(self, call_id: int) -> None:
         """The caller does not want the call any more. Twice is as once."""
-        call = self._calls[call_id]
-        call.cancelled = True
-        call.scope.cancel()
+        if (call := self._calls.get(call_id)) is not None:
+            call.cancelled = True
+            call.scope.cancel()
 
     # --- a call's life ---
 
@@ -175,20 +163,17 @@ class Dispatcher:
         request = decode_request(frame.body, max_depth=self._limits.max_depth)
         method = self._table.get(request.method)
         if method is None:
-            raise MethodNotFound(f"there is no method {request.method!r} that can be called here")
-        args, kwargs = method.method.signature.convert_arguments(request.args, request.kwargs)
+            raise MethodNotFound(f"there is no method {request.method[:_MAX_SHOWN]!r} that can be called here")
         if request.time_left is not None and request.time_left <= 0:
             return None
         now = trio.current_time()
         caller_deadline = math.inf if request.time_left is None else now + request.time_left
         own_deadline = now + self._limits.max_call_time
-        context = self._context_of(request, min(caller_deadline, own_deadline))
+        deadline = min(caller_deadline, own_deadline)
+        context = CurrentCall(request.method, self._peer, request.metadata or {}, deadline)
         return IncomingCall(
-            frame.id, method, args, kwargs, context, expires=caller_deadline <= own_deadline, one_way=one_way
+            frame.id, method, request, context, expires=caller_deadline <= own_deadline, one_way=one_way
         )
-
-    def _context_of(self, request: Request, deadline: float) -> CurrentCall:
-        return CurrentCall(request.method, self._peer, request.metadata or {}, deadline)
 
     async def _run(self, call: IncomingCall) -> None:
         """The handler's task, from the first step to the reply."""
@@ -197,9 +182,13 @@ class Dispatcher:
             if call.cancelled:
                 self._finish_cancelled(call)
                 return
+            # Here and not in the reader: it may run code of the arguments' classes.
+            arguments = self._arguments_of(call)
+            if arguments is None:
+                return
             # The scope is inside the try: what leaves it has no Cancelled of the call's own any more.
             with call.scope:
-                self._finish(call, await _invoke(call))
+                self._finish(call, await _invoke(call.method, *arguments))
             if call.scope.cancelled_caught:
                 self._finish_cancelled(call)
         except Exception as exc:  # noqa: BLE001 - whatever the handler raises is the caller's to know
@@ -212,12 +201,29 @@ class Dispatcher:
         finally:
             del self._calls[call.id]
 
+    def _arguments_of(self, call: IncomingCall) -> tuple[Sequence[Any], Mapping[str, Any]] | None:
+        """What the handler is called with; None if it does not fit, and the caller has been told."""
+        try:
+            return call.method.method.signature.convert_arguments(call.request.args, call.request.kwargs)
+        except InvalidArguments as exc:
+            self._reject(call.id, exc, one_way=call.one_way)
+            return None
+
+    def _reject(self, call_id: int, error: RPCError, *, one_way: bool) -> None:
+        """The handler does not run."""
+        if one_way:
+            # With repr: it may quote what the peer sent, which is not to make lines of its own in the log.
+            logger.warning("notification from %s dropped: %r", self._peer, str(error)[:_MAX_SHOWN])
+        else:
+            self._reply(Kind.ERROR, call_id, encode_status(error))
+
     def _finish(self, call: IncomingCall, value: object) -> None:
         if call.one_way:
             return
-        returns = call.method.method.signature.returns
         try:
-            body = _codec.pack(value, max_depth=self._protocol.peer.max_depth, any_keys=returns is not Any)
+            if call.method.method.signature.returns_typed_keys:
+                value = _codec.with_text_keys(value)
+            body = _codec.pack(value, max_depth=self._protocol.peer.max_depth)
         except _codec.EncodeError as exc:
             logger.exception("%s for %s: the result cannot be encoded", call.method.name, self._peer)
             self._reply_internal(call, f"the result of {call.method.name} cannot be encoded: {exc}")
@@ -278,13 +284,12 @@ class Dispatcher:
         if len(body) > (limit if kind is Kind.RESULT else max(limit, ALWAYS_ACCEPTED)):
             error = MessageTooLarge(f"the reply has {len(body)} bytes, and the caller accepts {limit}")
             kind, body = Kind.ERROR, encode_status(error)
-        self._outbox.put(self._protocol.reply(kind, call_id, body))
+        self._outbox.put(self._protocol.reply(kind, call_id, body), is_answer=True)
 
 
-async def _invoke(call: IncomingCall) -> Any:
-    method = call.method
-    if method.method.is_async:
-        return await method.call(*call.args, **call.kwargs)
-    if method.method.in_thread:
-        return await trio.to_thread.run_sync(functools.partial(method.call, *call.args, **call.kwargs))
-    return method.call(*call.args, **call.kwargs)
+async def _invoke(bound: BoundMethod, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if bound.method.is_async:
+        return await bound.call(*args, **kwargs)
+    if bound.method.in_thread:
+        return await trio.to_thread.run_sync(functools.partial(bound.call, *args, **kwargs))
+    return bound.call(*args, **kwargs)

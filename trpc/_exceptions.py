@@ -31,7 +31,7 @@ from ._errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 E = TypeVar("E", bound=type[Exception])
 
@@ -64,7 +64,7 @@ _STATUS_CLASSES: Final[dict[int, type[RPCError]]] = {
     Code.MESSAGE_TOO_LARGE: MessageTooLarge,
     Code.PROTOCOL_ERROR: ProtocolError,
 }
-_STATUS_CODES: Final = {cls: code for code, cls in _STATUS_CLASSES.items()}
+_STATUS_CODES: Final[dict[type[Exception], int]] = {cls: code for code, cls in _STATUS_CLASSES.items()}
 
 # StopIteration cannot leave a coroutine, so it cannot be raised in the caller; groups have their own code.
 _BUILTINS: Final[dict[str, type[Exception]]] = {
@@ -79,8 +79,14 @@ _BUILTINS["TooSlowError"] = DeadlineExceeded
 
 _registered: dict[str, type[Exception]] = {}
 
-# An error's tree and its values are data from the handler, so they get the depth that data gets.
-_TREE_DEPTH: Final = 16
+# What a builtin exception's args may nest.
+_ARGS_DEPTH: Final = 16
+
+# Exceptions in one tree of groups. An exception takes some hundred times the memory of its three bytes on
+# the wire, and nobody has caught that many at once.
+_MAX_TREE: Final = 1000
+# Characters of a message that trpc itself writes: it may quote what the peer sent.
+_MAX_STATUS: Final = 1000
 
 
 @overload
@@ -120,7 +126,9 @@ def _register(cls: Any, name: str | None = None) -> Any:
 def encode_status(error: RPCError) -> bytes:
     """Body of ERROR or GOAWAY for a failure that trpc itself found; the handler did not raise it."""
     code = _STATUS_CODES.get(type(error), Code.INTERNAL)
-    return _codec.pack({"code": int(code), "message": str(error)}, max_depth=1)
+    # The text may quote a user's exception; what is no Unicode in it is escaped.
+    message = str(error)[:_MAX_STATUS].encode(errors="backslashreplace").decode()
+    return _codec.pack({"code": int(code), "message": message}, max_depth=1)
 
 
 def encode_exception(exc: Exception, *, send_traceback: bool, max_depth: int) -> bytes:
@@ -129,10 +137,17 @@ def encode_exception(exc: Exception, *, send_traceback: bool, max_depth: int) ->
     Raises:
         Exception: whatever ``str()`` or an attribute of the exception raises, or EncodeError.
     """
-    return _codec.pack(_describe(exc, send_traceback=send_traceback), max_depth=max_depth)
+    left = iter(range(_MAX_TREE))
+    return _codec.pack(_describe(exc, left, send_traceback=send_traceback), max_depth=max_depth)
 
 
-def _describe(exc: Exception, *, send_traceback: bool) -> dict[str, Any]:
+def _count(left: Iterator[int]) -> None:
+    if next(left, None) is None:
+        raise ValueError(f"more than {_MAX_TREE} exceptions in one group")
+
+
+def _describe(exc: Exception, left: Iterator[int], *, send_traceback: bool) -> dict[str, Any]:
+    _count(left)
     error: dict[str, Any] = {"type": _public_name(type(exc)), "message": str(exc)}
     if send_traceback:
         error["traceback"] = "".join(traceback.format_exception(exc))
@@ -140,10 +155,12 @@ def _describe(exc: Exception, *, send_traceback: bool) -> dict[str, Any]:
         group = cast("ExceptionGroup[Exception]", exc)
         error["code"] = Code.RAISED_GROUP
         error["message"] = group.message
-        error["children"] = [_describe(child, send_traceback=send_traceback) for child in group.exceptions]
+        error["children"] = [_describe(child, left, send_traceback=send_traceback) for child in group.exceptions]
+    elif (name := _name_of(type(exc))) is not None:
+        error.update(code=Code.RAISED_REGISTERED, type=name, args=list(exc.args), state=_state_of(exc))
     elif isinstance(exc, RemoteError):
         # It passes through on its way from another server: what it is must not change at each hop.
-        error.update(type=exc.type_name, message=exc.message)
+        error.update(type=str(exc.type_name), message=str(exc.message))
         known = _BUILTINS.get(exc.type_name)
         error["code"] = Code.RAISED_BUILTIN if known and isinstance(exc, known) else Code.RAISED
         error["args"] = list(exc.args)
@@ -152,9 +169,6 @@ def _describe(exc: Exception, *, send_traceback: bool) -> dict[str, Any]:
     elif _BUILTINS.get(type(exc).__name__) is type(exc):
         error["code"] = Code.RAISED_BUILTIN
         error["args"] = list(exc.args)
-    elif (name := _name_of(type(exc))) is not None:
-        error.update(code=Code.RAISED_REGISTERED, type=name, args=list(exc.args))
-        error["state"] = {key: value for key, value in vars(exc).items() if not key.startswith("_")}
     else:
         error["code"] = Code.RAISED
     if error["code"] != Code.RAISED_REGISTERED and "args" in error and not _can_send(error["args"]):
@@ -174,9 +188,20 @@ def _name_of(cls: type[BaseException]) -> str | None:
     return next((name for name, known in _registered.items() if known is cls), None)
 
 
+def _state_of(exc: Exception) -> dict[str, Any]:
+    """The public attributes of an instance of a registered class, also those in slots."""
+    hints = _hints_of(type(exc))
+    slots = [name for base in type(exc).__mro__ for name in vars(base).get("__slots__", ())]
+    state = {name: getattr(exc, name) for name in [*vars(exc), *slots] if name[:1] != "_" and hasattr(exc, name)}
+    return {
+        name: _codec.with_text_keys(value) if _codec.has_typed_keys(hints.get(name, Any)) else value
+        for name, value in state.items()
+    }
+
+
 def _can_send(args: list[object]) -> bool:
     try:
-        _codec.pack(args, max_depth=_TREE_DEPTH)
+        _codec.pack(args, max_depth=_ARGS_DEPTH)
     except _codec.EncodeError:
         return False
     return True
@@ -185,34 +210,38 @@ def _can_send(args: list[object]) -> bool:
 def decode_error(body: bytes, *, max_depth: int) -> Exception:
     """The exception that an ERROR message tells of; a ProtocolError if it cannot be read."""
     try:
-        return _rebuild(_codec.unpack(body, max_depth=max_depth))
+        return _rebuild(_codec.unpack(body, max_depth=max_depth), iter(range(_MAX_TREE)))
     # Whatever is in it, and whatever a registered class makes of that.
     except Exception as exc:  # noqa: BLE001
         return ProtocolError(f"the peer's error message cannot be read: {exc!r}")
 
 
-def _rebuild(error: dict[str, Any]) -> Exception:
+def decode_status(body: bytes, *, max_depth: int) -> Callable[[], RPCError]:
+    """Makes the error of a GOAWAY, afresh for each call that gets it; it is read once."""
+    error = decode_error(body, max_depth=max_depth)
+    return functools.partial(_STATUS_CLASSES.get(_STATUS_CODES.get(type(error), 0), Unavailable), str(error))
+
+
+def _rebuild(error: dict[str, Any], left: Iterator[int]) -> Exception:
+    _count(left)
     code, message, type_name = error["code"], error.get("message", ""), error.get("type", "InternalError")
     if type(code) is not int or type(message) is not str or type(type_name) is not str:
         raise TypeError("code must be an integer, message and type must be strings")
     exc: Exception
     if code == Code.RAISED_GROUP:
-        exc = ExceptionGroup(message, [_rebuild(child) for child in error["children"]])
+        exc = ExceptionGroup(message, [_rebuild(child, left) for child in error["children"]])
     elif code in _STATUS_CLASSES:
         exc = _STATUS_CLASSES[code](message)
     elif code == Code.RAISED_REGISTERED and type_name in _registered:
         exc = _revive(_registered[type_name], error)
     elif code == Code.RAISED_BUILTIN and type_name in _BUILTINS:
         exc = _remote_builtin(type_name)(message, type_name=type_name)
-        if "args" in error:
-            exc.args = tuple(error["args"])
-            # Sets what the class keeps beside args (errno, encoding, ...); args that do not fit, do not.
-            with contextlib.suppress(Exception):
-                _BUILTINS[type_name].__init__(exc, *exc.args)
+        _fill_builtin(exc, error.get("args", [message]))
     else:
         exc = RemoteError(message, type_name=type_name)
     if isinstance(trace := error.get("traceback"), str):
-        exc.add_note(f"Remote traceback:\n{trace}")
+        # As add_note() does, but also where the class is a frozen dataclass.
+        object.__setattr__(exc, "__notes__", [f"Remote traceback:\n{trace}"])
     return exc
 
 
@@ -235,17 +264,48 @@ def _revive(cls: type[Exception], error: dict[str, Any]) -> Exception:
     """
     args = error.get("args", [])
     exc = cls.__new__(cls, *args)
-    exc.args = tuple(args)
+    _fill_builtin(exc, args)
     hints = _hints_of(cls)
     for key, value in dict(error.get("state", {})).items():
-        if type(key) is str and not key.startswith("_"):
-            setattr(exc, key, _codec.convert(value, hints.get(key, Any)))
+        # Attributes, but not in place of methods.
+        if type(key) is str and not key.startswith("_") and not callable(getattr(cls, key, None)):
+            object.__setattr__(exc, key, _codec.convert(value, hints.get(key, Any)))
     return exc
+
+
+def _fill_builtin(exc: Exception, args: list[Any]) -> None:
+    """Sets ``args``, and what the builtin class keeps beside them (errno, encoding, ...), if they fit it."""
+    # Past a __setattr__ of the class: that of a frozen dataclass refuses.
+    object.__setattr__(exc, "args", tuple(args))
+    base = next(base for base in type(exc).__mro__ if base.__module__ == "builtins")
+    with contextlib.suppress(Exception):
+        cast("Any", base).__init__(exc, *args)
+    if isinstance(exc, SyntaxError) and not _can_be_printed(exc):
+        # It takes fields of any type from the peer, and Python fails when it prints them.
+        exc.msg = str(args[0]) if args else ""
+        exc.filename = exc.lineno = exc.offset = exc.text = exc.end_lineno = exc.end_offset = None
+
+
+def _can_be_printed(exc: Exception) -> bool:
+    try:
+        traceback.format_exception_only(exc)
+    except Exception:  # noqa: BLE001 - any, as the fields may be anything
+        return False
+    return True
 
 
 def _hints_of(cls: type[Exception]) -> dict[str, Any]:
     try:
-        return get_type_hints(cls)
+        hints = get_type_hints(cls)
     # Annotations run the user's code; without them the values stay plain.
     except Exception:  # noqa: BLE001
         return {}
+    return {name: hint for name, hint in hints.items() if _is_supported(hint)}
+
+
+def _is_supported(hint: Any) -> bool:
+    try:
+        _codec.check_hint(hint)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+    return True

@@ -107,7 +107,6 @@ def encode_request(
     metadata: Mapping[str, MetadataValue] | None,
     *,
     max_depth: int,
-    any_keys: bool = False,
 ) -> bytes:
     """Body of REQUEST or NOTIFY; elements at the end that are None are left out.
 
@@ -117,7 +116,7 @@ def encode_request(
     fields: list[object] = [method, args, kwargs or None, time_left, metadata or None]
     while fields[-1] is None:
         fields.pop()
-    return _codec.pack(fields, max_depth=max_depth, any_keys=any_keys)
+    return _codec.pack(fields, max_depth=max_depth)
 
 
 def decode_request(body: bytes, *, max_depth: int) -> Request:

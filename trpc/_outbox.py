@@ -32,10 +32,11 @@ class State(enum.Enum):
 class Outgoing:
     """A frame on its way out."""
 
-    __slots__ = ("data", "state", "waiter")
+    __slots__ = ("data", "is_answer", "state", "waiter")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, is_answer: bool = False) -> None:
         self.data = data
+        self.is_answer = is_answer
         self.state = State.QUEUED
         self.waiter: trio.lowlevel.Task | None = None
 
@@ -45,14 +46,16 @@ class Outbox:
 
     Args:
         transport: where the frames go.
-        max_unsent: above this many bytes, :meth:`wait_for_room` waits.
+        max_unsent: bytes that may wait before those who would add to them are to wait.
 
     Attributes:
         unsent: bytes that were put in and that the transport has not taken yet.
+        unsent_answers: those of them that answer what the peer has sent.
     """
 
     def __init__(self, transport: Transport, *, max_unsent: int) -> None:
         self.unsent = 0
+        self.unsent_answers = 0
         self._max_unsent = max_unsent
         self._transport = transport
         self._control: deque[Outgoing] = deque()
@@ -65,29 +68,46 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether more should wait for room."""
+        """Whether a new request should wait for room."""
         return self.unsent > self._max_unsent
 
-    def put(self, data: bytes, *, control: bool = False) -> Outgoing:
+    @property
+    def is_full_of_answers(self) -> bool:
+        """Whether the peer should read before it is given more reason to answer.
+
+        Requests do not count: else two sides that call each other could both stop reading, each because
+        the other has.
+        """
+        return self.unsent_answers > self._max_unsent
+
+    def put(self, data: bytes, *, control: bool = False, is_answer: bool = False) -> Outgoing:
         """Queues a frame. Control frames go before all others, so that no large message delays them."""
-        frame = Outgoing(data)
+        frame = Outgoing(data, is_answer=is_answer)
         if self._closing:
             frame.state = State.UNSENT
             return frame
         (self._control if control else self._frames).append(frame)
         self.unsent += len(data)
+        if is_answer:
+            self.unsent_answers += len(data)
         self._wake_writer()
         return frame
 
     def discard(self, frame: Outgoing) -> bool:
-        """Takes back a frame. Says whether that was in time: whether no byte of it will ever leave."""
+        """Takes back a frame that is not a control frame. Says whether that was in time: whether no byte of it will ever leave."""
         if frame.state is State.QUEUED:
+            self._frames.remove(frame)
             self._settle([frame], State.UNSENT)
         return frame.state is State.UNSENT
 
     async def wait_for_room(self) -> None:
         """Waits until the peer has taken enough. A checkpoint only if it has to wait; cancel it freely."""
         while self.is_full and not self._closing:
+            await self._room.park()
+
+    async def wait_until_answered(self) -> None:
+        """Waits until the peer has taken enough of the answers. Otherwise as :meth:`wait_for_room`."""
+        while self.is_full_of_answers and not self._closing:
             await self._room.park()
 
     async def wait_written(self, frame: Outgoing) -> bool:
@@ -138,10 +158,9 @@ class Outbox:
             size = 0
             while (queue := self._control or self._frames) and size < _BATCH:
                 frame = queue.popleft()
-                if frame.state is State.QUEUED:
-                    frame.state = State.WRITING
-                    size += len(frame.data)
-                    self._batch.append(frame)
+                frame.state = State.WRITING
+                size += len(frame.data)
+                self._batch.append(frame)
             if self._batch or self._closing:
                 return bool(self._batch)
             self._writer = trio.lowlevel.current_task()
@@ -162,11 +181,13 @@ class Outbox:
             if frame.state is State.QUEUED or frame.state is State.WRITING:
                 frame.state = state
                 self.unsent -= len(frame.data)
+                if frame.is_answer:
+                    self.unsent_answers -= len(frame.data)
                 frame.data = b""
             if frame.waiter is not None:
                 trio.lowlevel.reschedule(frame.waiter)
                 frame.waiter = None
-        if self._room and not self.is_full:
+        if not (self.is_full and self.is_full_of_answers):
             self._room.unpark_all()
 
     def _give_up(self) -> None:

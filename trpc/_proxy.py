@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from ._service import Method, methods_of
@@ -31,7 +32,8 @@ class _TypedProxy:
         """What a proxy has in place of ``method``."""
         name, signature = method.name, method.signature
 
-        @functools.wraps(method.function)
+        # Without its attributes: a proxy is not itself something to serve.
+        @functools.wraps(method.function, updated=())
         def call(self: _TypedProxy, /, *args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
             return self._caller.call(f"{self._service}.{name}", args, kwargs, signature)
 
@@ -87,4 +89,4 @@ def typed_proxy(interface: type[Any], caller: Caller, service: str) -> Any:
     return _proxy_classes[interface](caller, service)
 
 
-_proxy_classes: dict[type[Any], type[_TypedProxy]] = {}
+_proxy_classes: weakref.WeakKeyDictionary[type[Any], type[_TypedProxy]] = weakref.WeakKeyDictionary()

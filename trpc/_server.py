@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ._address import open_tcp_listeners, unix_listener, url_of
+from ._address import address_of, open_tcp_listeners, unix_listener, url_of
 from ._connection import Connection
 from ._limits import Limits
 from ._service import Services, table_of
-from ._transport import StreamTransport, address_of
+from ._transport import StreamTransport
 
 if TYPE_CHECKING:
     import os

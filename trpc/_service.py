@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -61,7 +62,7 @@ def method(function: Any = None, /, *, in_thread: bool = False, idempotent: bool
         function: the method; left out when there are options.
         in_thread: run a blocking ``def`` in a worker thread. A cancelled call waits for the thread to end,
             which a long computation shortens by calling ``trio.from_thread.check_cancelled()``.
-        idempotent: running it twice does no harm, so it may be sent again after a lost connection.
+        idempotent: declares that running it twice does no harm.
 
     Raises:
         TypeError: it is not a plain or async method, or has a private name.
@@ -83,9 +84,14 @@ def _mark(function: Callable[..., Any], *, in_thread: bool, idempotent: bool) ->
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(f"@trpc.method: {name} is a generator; return a list, as streams are not supported yet")
     is_async = inspect.iscoroutinefunction(function)
+    if not is_async and inspect.iscoroutinefunction(inspect.unwrap(function)):
+        raise TypeError(
+            f"@trpc.method: {name} wraps an `async def` in a plain function: make the wrapper async as well"
+        )
     if is_async and in_thread:
         raise TypeError(f"@trpc.method(in_thread=True): {name} is async; only a blocking `def` can run in a thread")
-    if not list(inspect.signature(function).parameters):
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if first is None or first.kind not in {first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD}:
         raise TypeError(f"@trpc.method: {name} takes no self; only methods of an object can be called")
     marked = function if is_async else _awaitable(function, in_thread=in_thread)
     setattr(marked, _METHOD_MARK, _Options(function, in_thread, idempotent))
@@ -112,7 +118,8 @@ def service(*, name: str) -> Callable[[C], C]: ...
 def service(cls: Any = None, /, *, name: str | None = None) -> Any:
     """Names a service on the wire. Its subclasses serve under that name too, unless they have their own.
 
-    Without it, a service has the name of its class, or of the interface that the class implements.
+    Without it, a service has the name of its class, or, if bases of the class have methods marked, of the
+    topmost of them: the interface.
 
     Raises:
         TypeError: not applied to a class.
@@ -168,7 +175,7 @@ def methods_of(cls: type[Any]) -> Mapping[str, Method]:
     return _tables[cls]
 
 
-_tables: dict[type[Any], Mapping[str, Method]] = {}
+_tables: weakref.WeakKeyDictionary[type[Any], Mapping[str, Method]] = weakref.WeakKeyDictionary()
 
 
 def _marked(cls: type[Any]) -> dict[str, _Options]:
@@ -177,8 +184,14 @@ def _marked(cls: type[Any]) -> dict[str, _Options]:
         name: options
         for base in reversed(cls.__mro__)
         for name, attribute in vars(base).items()
-        if (options := getattr(attribute, _METHOD_MARK, None)) is not None
+        if not name.startswith("_") and (options := _mark_of(attribute)) is not None
     }
+
+
+def _mark_of(attribute: object) -> _Options | None:
+    """The mark, also inside of a staticmethod, classmethod or property: a mistake to report, not to pass over."""
+    inner = getattr(attribute, "__func__", None) or getattr(attribute, "fget", None)
+    return getattr(attribute, _METHOD_MARK, None) or getattr(inner, _METHOD_MARK, None)
 
 
 def _method_of(cls: type[Any], name: str, options: _Options) -> Method:
@@ -195,7 +208,7 @@ def _method_of(cls: type[Any], name: str, options: _Options) -> Method:
     return Method(
         name=name,
         function=function,
-        signature=Signature(hinted, where),
+        signature=Signature(function, where, hinted=hinted),
         is_async=is_async,
         in_thread=options.in_thread and not is_async,
         idempotent=options.idempotent,
@@ -205,34 +218,24 @@ def _method_of(cls: type[Any], name: str, options: _Options) -> Method:
 def service_name(cls: type[Any]) -> str:
     """The name of a service on the wire.
 
-    The nearest ``@service``; else the interface that the class implements: the base that is abstract or a
-    Protocol, or that has all the methods of the class already; else the class itself.
+    The nearest ``@service``; else the name of the interface: the topmost of the class and its bases that
+    has marked methods. So a class and what it implements, or extends, have one name, and proxies of either
+    reach it. A base class that several services share for its methods is no interface: name the services.
 
     Raises:
-        TypeError: the class implements several interfaces, none of which is a base of the others.
+        TypeError: the class has several such bases, none of which is a base of the others.
     """
     for base in cls.__mro__:
         if _SERVICE_MARK in vars(base):
             return str(vars(base)[_SERVICE_MARK])
-    own = _marked(cls).keys()
-    interfaces = [
-        base
-        for base in cls.__mro__[1:]
-        if (names := _marked(base).keys()) and (names == own or inspect.isabstract(base) or _is_protocol(base))
-    ]
-    if not interfaces:
-        return cls.__name__
-    root = interfaces[-1]
-    if not all(root in interface.__mro__ for interface in interfaces):
+    marked = [base for base in cls.__mro__ if _marked(base)] or [cls]
+    root = marked[-1]
+    if not all(root in base.__mro__ for base in marked):
         raise TypeError(
-            f"{cls.__qualname__} implements several interfaces ({', '.join(i.__name__ for i in interfaces)}):"
+            f"{cls.__qualname__} implements several interfaces ({', '.join(base.__name__ for base in marked[1:])}):"
             " say which with @trpc.service(name=...), or serve it as a mapping of names to objects"
         )
     return root.__name__
-
-
-def _is_protocol(cls: type[Any]) -> bool:
-    return bool(vars(cls).get("_is_protocol", False))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Never, NoReturn, get_type_hints
 
 from . import _codec
 from ._errors import InvalidArguments
@@ -22,24 +22,33 @@ class Signature:
     Args:
         function: the method's function, with ``self`` as its first parameter.
         method: the method's name, for messages.
+        hinted: the function whose hints count, if not its own: what it overrides.
 
     Raises:
         TypeError: a hint is not supported or cannot be evaluated; the message names it.
 
     Attributes:
         returns: the result's hint; ``Any`` if there is none.
+        has_typed_keys: whether an argument is a dictionary whose keys travel as text; see
+            :meth:`with_text_keys`.
+        returns_typed_keys: the same of the result.
     """
 
-    def __init__(self, function: Callable[..., object], method: str) -> None:
-        signature = inspect.signature(function)
-        parameters = list(signature.parameters.values())[1:]
-        hints = _hints(function, method)
+    def __init__(
+        self, function: Callable[..., object], method: str, *, hinted: Callable[..., object] | None = None
+    ) -> None:
+        # With self: to bind it as well keeps a keyword argument of that name from taking its place.
+        self._signature = inspect.signature(function)
+        self._self, *parameters = self._signature.parameters.values()
+        hints = _hints(hinted or function, method)
         self._method = method
-        self._signature = signature.replace(parameters=parameters)
         self._hints = {parameter.name: _hint(hints, parameter.name) for parameter in parameters}
         self.returns: Any = _hint(hints, "return")
         for name, hint in [*self._hints.items(), ("return", self.returns)]:
             _check(hint, "the result" if name == "return" else f"parameter {name!r}", method)
+        self._typed_keys = {name for name, hint in self._hints.items() if _codec.has_typed_keys(hint)}
+        self.has_typed_keys = bool(self._typed_keys)
+        self.returns_typed_keys = _codec.has_typed_keys(self.returns)
         positional = [p for p in parameters if p.kind in _POSITIONAL]
         self._positional_names = [p.name for p in positional]
         self._tuples = _tuples_by_arity(parameters, positional, self._hints)
@@ -62,18 +71,43 @@ class Signature:
             except _codec.DecodeError:
                 pass  # below, parameter by parameter, to name the one
         try:
-            bound = self._signature.bind(*args, **(kwargs or {}))
+            bound = self._signature.bind(None, *args, **(kwargs or {}))
         except TypeError as exc:
             raise InvalidArguments(f"{self._method}: {exc}") from None
+        self._replace(bound, self._convert)
+        return bound.args[1:], bound.kwargs
+
+    def with_text_keys(
+        self, args: Sequence[object], kwargs: Mapping[str, object]
+    ) -> tuple[Sequence[object], Mapping[str, object]]:
+        """The arguments as they are sent, if :attr:`has_typed_keys`.
+
+        Raises:
+            EncodeError: one of them cannot be sent.
+        """
+
+        def convert(_: str, name: str, value: object) -> object:
+            return _codec.with_text_keys(value) if name in self._typed_keys else value
+
+        try:
+            bound = self._signature.bind(None, *args, **kwargs)
+        except TypeError:
+            return args, kwargs  # they do not fit the method; the server will say so
+        self._replace(bound, convert)
+        return bound.args[1:], bound.kwargs
+
+    def _replace(self, bound: inspect.BoundArguments, convert: Callable[[str, str, object], object]) -> None:
+        """Puts ``convert(its name in messages, the parameter's name, value)`` in the place of each argument."""
         for name, value in bound.arguments.items():
             kind = self._signature.parameters[name].kind
+            if name == self._self.name:
+                continue
             if kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(self._convert(f"*{name}", self._hints[name], v) for v in value)
+                bound.arguments[name] = tuple(convert(f"*{name}", name, item) for item in value)
             elif kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {k: self._convert(k, self._hints[name], v) for k, v in value.items()}
+                bound.arguments[name] = {key: convert(key, name, item) for key, item in value.items()}
             else:
-                bound.arguments[name] = self._convert(name, self._hints[name], value)
-        return bound.args, bound.kwargs
+                bound.arguments[name] = convert(name, name, value)
 
     def name_of(self, index: int) -> str:
         """The name of the parameter that takes the positional argument ``index``, for a message."""
@@ -81,19 +115,20 @@ class Signature:
             return repr(self._positional_names[index])
         return str(index + 1)
 
-    def _convert(self, name: str, hint: Any, value: object) -> Any:
+    def _convert(self, shown: str, name: str, value: object) -> Any:
+        hint = self._hints[name]
         if hint is Any:
             return value
         try:
             return _codec.convert(value, hint)
         except _codec.DecodeError as exc:
-            raise InvalidArguments(f"{self._method}: argument {name!r}: {exc}") from None
+            raise InvalidArguments(f"{self._method}: argument {shown!r}: {exc}") from None
 
 
 def _hints(function: Callable[..., object], method: str) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
-    except NameError as exc:
+    except Exception as exc:  # evaluating a hint runs whatever is written there
         raise TypeError(
             f"{method}: a type hint cannot be evaluated: {exc}; the names in the hints of a service"
             " must exist at run time, in the module of the class"
@@ -102,13 +137,14 @@ def _hints(function: Callable[..., object], method: str) -> dict[str, Any]:
 
 def _hint(hints: dict[str, Any], name: str) -> Any:
     hint = hints.get(name, Any)
-    return Any if hint is object else hint
+    # Of object everything is an instance; and of what never comes back, there is nothing to check.
+    return Any if hint in {object, NoReturn, Never} else hint
 
 
 def _check(hint: Any, what: str, method: str) -> None:
     try:
         _codec.check_hint(hint)
-    except TypeError as exc:
+    except Exception as exc:  # hints inside of classes are evaluated here
         shown = hint.__qualname__ if isinstance(hint, type) else hint
         raise TypeError(f"{method}: the type hint `{shown}` of {what} cannot be sent: {exc}") from exc
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -63,23 +62,3 @@ class StreamTransport:
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self._stream)
-
-
-def address_of(stream: trio.abc.Stream) -> str:
-    """Where the peer of a stream is, for people to read."""
-    if not isinstance(stream, trio.SocketStream):
-        return type(stream).__name__
-    try:
-        peer = stream.socket.getpeername()
-        name = peer or stream.socket.getsockname()
-    except OSError:  # the peer has gone already
-        return "a peer that has gone"
-    if isinstance(name, str | bytes):
-        return f"unix:{os.fsdecode(name)}"
-    return host_and_port(name)
-
-
-def host_and_port(name: tuple[Any, ...]) -> str:
-    """A TCP socket's address, as it stands in a URL."""
-    host, port = str(name[0]), name[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

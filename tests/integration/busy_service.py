@@ -51,7 +51,8 @@ class Busy:
             if self.next_url is None:
                 await trio.sleep_forever()
             else:
-                async with trpc.connect(self.next_url) as client:
+                # With a grace that would show if a hop did not acknowledge its cancel.
+                async with trpc.connect(self.next_url, cancel_grace=10) as client:
                     await client.proxy(Busy).chain()
         finally:
             self.running -= 1

@@ -46,12 +46,16 @@ async def test_a_chain_of_three_processes_under_one_fail_after():
         python(SERVICE, "serve", back) as (_, middle, _2),
         python(SERVICE, "serve", middle) as (_, front, _3),
     ):
-        async with trpc.connect(front) as client, trpc.connect(back) as to_back, trpc.connect(middle) as to_middle:
+        async with (
+            trpc.connect(front, cancel_grace=10) as client,
+            trpc.connect(back) as to_back,
+            trpc.connect(middle) as to_middle,
+        ):
             start = trio.current_time()
             with pytest.raises(trio.TooSlowError), trio.fail_after(1):
                 await client.proxy(Busy).chain()
-            # The margin is for a machine that is busy with other things; grace and flush would be seconds more.
-            assert 1 <= trio.current_time() - start < 3
+            # The margin is for a machine that is busy with other things; the grace would be ten seconds more.
+            assert 1 <= trio.current_time() - start < 4
             for server in (client, to_middle, to_back):
                 assert await server.proxy(Busy).counts() == {"running": 0, "children": 0, "ended": 1}
 
@@ -102,7 +106,6 @@ async def test_a_stopped_server_is_waited_for_and_goes_on():
         assert scope.cancelled_caught
         process.send_signal(signal.SIGCONT)
         assert await proxy.work(0, 3) == 3
-        assert client.late_replies <= 1
 
 
 async def test_system_exit_in_a_handler_ends_the_server_process_but_the_caller_hears():

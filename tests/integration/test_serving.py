@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import sys
+from typing import Never, NoReturn
 
 import pytest
 import trio
@@ -178,6 +179,34 @@ async def test_replies_come_in_any_order(nursery):
 # --- mistakes ---
 
 
+@pytest.mark.parametrize("port", ["80", 80.0, None, True])
+async def test_a_port_that_is_no_integer(port):
+    with pytest.raises(TypeError, match="a port is an integer"):
+        await trpc.serve_tcp(Echo(), port)
+
+
+async def test_a_proxy_is_no_service():
+    async with trpc.connect_stream(trio.testing.memory_stream_pair()[0]) as client:
+        with pytest.raises(TypeError, match="has no methods that a peer may call"):
+            await trpc.serve_tcp({"Echo": client.proxy(Echo)}, 0)
+
+
+async def test_a_method_that_never_returns_may_say_so(nursery):
+    class Forever:
+        @trpc.method
+        async def run(self) -> NoReturn:
+            await trio.sleep_forever()
+
+        @trpc.method
+        async def fail(self) -> Never:
+            raise ValueError("x")
+
+    server = await nursery.start(trpc.serve_tcp, Forever(), 0)
+    async with trpc.connect(server.url) as client:
+        with pytest.raises(ValueError, match="^x$"):
+            await client.proxy(Forever).fail()
+
+
 @pytest.mark.parametrize("port", [-1, 65536, 1_000_000])
 async def test_port_out_of_range(port):
     with pytest.raises(ValueError, match=f"port {port} is not from 0 to 65535"):
@@ -220,6 +249,7 @@ async def test_a_host_that_is_not_ours():
         ("tcp://localhost:65536", "with a port from 1 to 65535"),
         ("tcp://localhost:x", "with a port from 1 to 65535"),
         ("tcp://localhost:1/path", "not of the form"),
+        ("tcp://a..b:80", "no possible host name"),
         ("unix://relative/path", "three slashes"),
         ("unix://", "three slashes"),
     ],
@@ -255,6 +285,8 @@ async def test_nobody_there(tmp_path):
 async def test_options_that_are_wrong():
     with pytest.raises(ValueError, match="cancel_grace"):
         trpc.connect("tcp://127.0.0.1:1", cancel_grace=-1)
+    with pytest.raises(ValueError, match="cancel_grace"):
+        trpc.connect("tcp://127.0.0.1:1", cancel_grace=float("nan"))
     with pytest.raises(ValueError, match="max_calls must be positive"):
         trpc.Limits(max_calls=0)
     async with trpc.connect_stream(trio.testing.memory_stream_pair()[0]) as client:

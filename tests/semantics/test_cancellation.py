@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import trio
 from support import client_of_raw_peer, connected, raw_client_of, settle, start_call
@@ -66,6 +68,13 @@ class Slow:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child)
             await trio.sleep_forever()
+
+    @trpc.method
+    async def cancelled_group(self) -> None:
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as exc:
+            raise BaseExceptionGroup("only that", [exc]) from None
 
     @trpc.method
     async def add(self, a: int, b: int) -> int:
@@ -223,30 +232,27 @@ async def test_cancelling_does_not_make_room_for_more_calls(autojump_clock):
 
 
 async def test_cancel_inside_a_thread_waits_for_the_thread():
-    gate = trio.Event()
+    started, gate = trio.Event(), threading.Event()
 
     class Threads:
         @trpc.method(in_thread=True)
         def work(self) -> str:
-            trio.from_thread.run(gate.wait)
-            return "worked"
+            trio.from_thread.run_sync(started.set)
+            return "worked" if gate.wait(timeout=60) else "not let go"
 
-    async with connected(Threads(), cancel_grace=60) as (client, _):
+    async with connected(Threads(), cancel_grace=60) as (client, server):
         async with trio.open_nursery() as nursery:
             outcomes = {}
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as inner:
-                    start_call(inner, outcomes, "call", client.proxy(Threads).work)
-                    await settle()
-                    inner.cancel_scope.cancel()
-                    nursery.start_soon(_set_later, gate)
-            assert outcomes in ({"call": "worked"}, {"call": "cancelled"}), outcomes
-            assert not scope.cancelled_caught
-
-
-async def _set_later(event):
-    await trio.testing.wait_all_tasks_blocked()
-    event.set()
+            start_call(nursery, outcomes, "call", client.proxy(Threads).work)
+            await started.wait()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await settle()
+                assert len(server.calls) == 1, "the thread is still there, and so is its call"
+                assert outcomes == {}
+                gate.set()
+        assert outcomes == {"call": "worked"}, "a value that won the race"
+        assert server.calls == ()
 
 
 async def test_a_shielded_call_is_not_cancelled(autojump_clock):
@@ -278,3 +284,79 @@ async def test_when_the_body_of_connect_is_cancelled_its_calls_are_acknowledged(
                 await client.proxy(Slow).clean_up(0.5)
         assert scope.cancelled_caught
         assert service.log == ["cleaned up"]
+
+
+async def test_a_cancel_goes_ahead_of_what_is_queued():
+    service = Slow()
+    async with client_of_raw_peer(lockstep=True) as (client, peer):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.open)
+            await settle()
+            async with trio.open_nursery() as calls:
+                start_call(calls, {}, "call", client.call, "A.b")
+                first = await peer.receive()
+                # The writer is stuck in the first of these, and the others are queued behind it.
+                for _ in range(5):
+                    start_call(nursery, {}, "notify", client.notify, "A.c", "x" * 100_000)
+                    await settle()
+                calls.cancel_scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await settle()
+                    assert (await peer.receive()).kind == Kind.NOTIFY
+                    assert (await peer.receive())[:2] == (Kind.CANCEL, first.id)
+                    await peer.send(Kind.CANCELLED, first.id)
+                    for _ in range(4):
+                        assert (await peer.receive()).kind == Kind.NOTIFY
+    assert service.log == []
+
+
+async def test_cancelled_alone_in_a_group_is_a_cancel():
+    service = Slow()
+    async with connected(service) as (client, server):
+        with trio.move_on_after(0.1) as scope:
+            await client.proxy(Slow).cancelled_group()
+        assert scope.cancelled_caught
+    # And when it is the connection that ends.
+    async with raw_client_of(service) as peer:
+        await peer.open()
+        await peer.send_request(1, "Slow.cancelled_group")
+        await settle()
+
+
+async def test_when_a_cancelled_body_leaves_calls_of_other_tasks_are_acknowledged(autojump_clock):
+    service = Slow()
+    outcomes = {}
+    async with trio.open_nursery() as others:
+        async with trio.open_nursery() as nursery:
+            ours, theirs = trio.testing.memory_stream_pair()
+            nursery.start_soon(trpc.serve_stream, service, theirs)
+            with trio.move_on_after(1) as scope:
+                async with trpc.connect_stream(ours) as client:
+                    start_call(others, outcomes, "other", client.proxy(Slow).clean_up, 0.5)
+                    await trio.sleep_forever()
+            assert scope.cancelled_caught
+            assert service.log == ["cleaned up"]
+            nursery.cancel_scope.cancel()
+    assert isinstance(outcomes["other"], trio.ClosedResourceError)
+
+
+async def test_closing_does_not_wait_for_calls_that_were_given_up(autojump_clock):
+    service = Slow()
+    async with trio.open_nursery() as nursery:
+        ours, theirs = trio.testing.memory_stream_pair()
+        nursery.start_soon(trpc.serve_stream, service, theirs)
+        async with trpc.connect_stream(ours, cancel_grace=5) as client:
+            with trio.move_on_after(1):
+                await client.proxy(Slow).clean_up(100)
+            start = trio.current_time()
+        # For the peer to close its side, and not for the calls.
+        assert trio.current_time() - start <= 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_notification_carries_no_deadline(autojump_clock):
+    async with client_of_raw_peer() as (client, peer):
+        await peer.open()
+        with trio.fail_after(5):
+            await client.notify("A.b")
+        assert (await peer.receive()).body == b"\x92\xa3A.b\x90"

@@ -12,7 +12,7 @@ import trpc
 from trpc._messages import Kind
 
 
-@trpc.exception
+@trpc.exception(name="semantics.OutOfStock")
 class OutOfStock(Exception):
     item: str
 

@@ -1,0 +1,13 @@
+"""For all tests: a mistake of the library's own is never only a line in the log."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_internal_errors(caplog):
+    """Fails the test if a connection ended by an exception that nobody had foreseen."""
+    yield
+    mistakes = [record for record in caplog.get_records("call") if "internal error in" in record.getMessage()]
+    assert not mistakes

@@ -1,0 +1,143 @@
+"""The current call, and metadata."""
+
+import dataclasses
+import gc
+import math
+import weakref
+
+import pytest
+import trio
+
+import trpc
+from trpc._context import CurrentCall, Peer, enter_call, outgoing_metadata
+
+
+def call(method="A.b", **metadata):
+    return CurrentCall(method, Peer("here"), metadata, math.inf)
+
+
+# --- the current call ---
+
+
+async def test_outside_a_handler_there_is_no_current_call():
+    with pytest.raises(RuntimeError, match="only inside a method that a peer has called"):
+        trpc.current_call()
+
+
+async def in_a_task_of_its_own(function):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(function)
+
+
+async def test_the_current_call_is_that_of_the_task_and_its_children():
+    async def child(expected):
+        assert trpc.current_call() is expected
+        assert await trio.to_thread.run_sync(trpc.current_call) is expected
+
+    async def handler():
+        mine = call()
+        enter_call(mine)
+        assert trpc.current_call() is mine
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child, mine)
+
+    await in_a_task_of_its_own(handler)
+    with pytest.raises(RuntimeError):
+        trpc.current_call()
+
+
+async def test_a_call_within_a_call_is_the_current_one():
+    async def outer():
+        enter_call(call("A.outer"))
+
+        async def inner():
+            enter_call(call("A.inner"))
+            assert trpc.current_call().method == "A.inner"
+
+        await in_a_task_of_its_own(inner)
+        assert trpc.current_call().method == "A.outer"
+
+    await in_a_task_of_its_own(outer)
+
+
+@pytest.mark.parametrize("value", [call(), Peer("here")])
+def test_calls_and_peers_are_frozen(value):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, dataclasses.fields(value)[0].name, "other")
+
+
+def test_peers_are_compared_by_identity_and_can_key_a_weak_dictionary():
+    one, two = Peer("same"), Peer("same")
+    assert one != two
+    state = weakref.WeakKeyDictionary({one: 1, two: 2})
+    assert state[one] == 1
+    del one
+    gc.collect()
+    assert list(state.values()) == [2]
+    assert str(two) == "same"
+
+
+# --- metadata ---
+
+
+def test_without_metadata_nothing_is_sent():
+    assert not outgoing_metadata()
+
+
+def test_metadata_of_the_blocks_around():
+    with trpc.metadata(a=1, b="outer"):
+        assert outgoing_metadata() == {"a": 1, "b": "outer"}
+        with trpc.metadata(b="inner", c=None):
+            assert outgoing_metadata() == {"a": 1, "b": "inner", "c": None}
+        assert outgoing_metadata() == {"a": 1, "b": "outer"}
+    assert not outgoing_metadata()
+
+
+def test_metadata_ends_with_its_block_whatever_happens():
+    with pytest.raises(KeyError), trpc.metadata(a=1):
+        raise KeyError
+    assert not outgoing_metadata()
+
+
+@pytest.mark.parametrize("value", ["s", b"b", 1, 1.5, True, None])
+def test_scalars_are_metadata(value):
+    with trpc.metadata(key=value):
+        assert outgoing_metadata() == {"key": value}
+
+
+@pytest.mark.parametrize("value", [[], {}, object(), bytearray(b"x")])
+def test_other_values_are_refused_by_name_where_they_are_given(value):
+    with pytest.raises(TypeError, match="metadata 'bad' must be a str, bytes, int, float, bool or None"):
+        with trpc.metadata(fine=1, bad=value):
+            pytest.fail("the block was entered")
+    assert not outgoing_metadata()
+
+
+def test_any_name_is_a_key():
+    with trpc.metadata(**{"self": 1, "values": 2, "x-trace id": 3}):
+        assert outgoing_metadata() == {"self": 1, "values": 2, "x-trace id": 3}
+
+
+async def test_metadata_belongs_to_the_task():
+    seen = []
+
+    async def sees():
+        seen.append(dict(outgoing_metadata() or {}))
+
+    async with trio.open_nursery() as nursery:
+        with trpc.metadata(a=1):
+            nursery.start_soon(sees)
+        nursery.start_soon(sees)
+    assert sorted(seen, key=len) == [{}, {"a": 1}]
+
+
+async def test_what_a_handler_calls_starts_without_metadata():
+    async def handler():
+        with trpc.metadata(mine=1):
+            enter_call(call(theirs=2))
+            assert not outgoing_metadata()
+            assert trpc.current_call().metadata == {"theirs": 2}
+            with trpc.metadata(**trpc.current_call().metadata):
+                assert outgoing_metadata() == {"theirs": 2}
+
+    await in_a_task_of_its_own(handler)

@@ -1,0 +1,202 @@
+"""The architecture: which module may import which, and what importing the package brings along."""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import trpc
+
+ROOT = pathlib.Path(trpc.__file__).parent
+
+# From the bottom to the top. A module imports only what is in a line above its own.
+LAYERS = [
+    ["_version", "_errors", "_limits"],
+    ["_codec", "_frames"],
+    ["_messages"],
+    ["_protocol", "_context", "_exceptions", "_signature"],
+    ["_transport", "_service"],
+    ["_address", "_outbox"],
+    ["_caller", "_dispatcher"],
+    ["_proxy", "_connection"],
+    ["_client", "_server"],
+    ["__init__"],
+    ["testing"],
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(path.stem for path in ROOT.glob("*.py"))
+SANS_IO = ["_frames", "_codec", "_messages", "_protocol"]
+RUN_TIME_DEPENDENCIES = {"trio", "msgpack", "msgspec"}
+
+
+def tree_of(module):
+    return ast.parse((ROOT / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def names_used_at_run_time(tree):
+    """Every name in the module outside of annotations. All annotations are strings: see the test of that."""
+    used = set()
+
+    class Visitor(ast.NodeVisitor):
+        def visit_FunctionDef(self, node):
+            for part in [*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults), *node.body]:
+                self.visit(part)
+
+        visit_AsyncFunctionDef = visit_FunctionDef
+
+        def visit_AnnAssign(self, node):
+            for part in filter(None, [node.target, node.value]):
+                self.visit(part)
+
+        def visit_Name(self, node):
+            used.add(node.id)
+
+    Visitor().visit(tree)
+    return used
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports_of(module):
+    """(imported module, name it is bound to, only for types) for each import, wherever it stands."""
+    tree = tree_of(module)
+    used = names_used_at_run_time(tree)
+    for_types = {id(inner) for node in ast.walk(tree) if is_type_checking(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, alias.asname or alias.name.split(".")[0], id(node) in for_types
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, f"{module} imports from outside of the package"
+            for alias in node.names:
+                bound = alias.asname or alias.name
+                only_types = id(node) in for_types and bound not in used
+                if node.level:
+                    yield f"trpc.{node.module or alias.name}", bound, only_types
+                else:
+                    yield node.module, bound, only_types
+
+
+def test_every_module_has_its_layer():
+    assert set(MODULES) <= set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downward(module):
+    upward = [
+        name
+        for name, _, only_types in imports_of(module)
+        if name.startswith("trpc.") and LEVEL[name.split(".")[1]] >= LEVEL[module] and not only_types
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_for_types_go_downward_too(module):
+    upward = [
+        name
+        for name, _, only_types in imports_of(module)
+        if name.startswith("trpc.") and LEVEL[name.split(".")[1]] > LEVEL[module] and only_types
+    ]
+    assert upward == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_relative_imports_are_the_only_ones_inside_the_package(module):
+    absolute = [
+        node.module
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "trpc"
+    ]
+    assert absolute == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in {"_version", "__init__"}])
+def test_annotations_are_never_evaluated(module):
+    assert any(
+        isinstance(node, ast.ImportFrom) and node.module == "__future__" and node.names[0].name == "annotations"
+        for node in tree_of(module).body
+    )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_codec_alone_knows_msgpack_and_msgspec(module):
+    found = {name.split(".")[0] for name, _, _ in imports_of(module)} & {"msgpack", "msgspec"}
+    assert found == ({"msgpack", "msgspec"} if module == "_codec" else set())
+
+
+@pytest.mark.parametrize("module", SANS_IO)
+def test_the_protocol_does_no_io_and_has_no_clock(module):
+    found = {name.split(".")[0] for name, _, _ in imports_of(module)}
+    assert found.isdisjoint({"trio", "socket", "ssl", "select", "time", "random", "threading", "asyncio", "outcome"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_declared_dependencies_are_imported(module):
+    # `outcome` is what Trio's own lowlevel API takes and gives, so it is there wherever Trio is.
+    allowed = RUN_TIME_DEPENDENCIES | {"outcome", "trpc"} | set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name, _, _ in imports_of(module)} <= allowed
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_longer_than_400_lines(module):
+    assert len((ROOT / f"{module}.py").read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_is_for(module):
+    if module != "_version":
+        assert ast.get_docstring(tree_of(module))
+
+
+IMPORT_AND_REPORT = """
+import json, sys
+before = set(sys.modules)
+import trpc
+added = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(json.dumps(sorted(added - set(sys.stdlib_module_names))))
+"""
+
+WITHOUT_THE_REST = """
+import sys
+
+allowed = set(sys.argv[1].split(",")) | set(sys.stdlib_module_names)
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import trpc
+assert trpc.Limits().max_calls
+"""
+
+# Trio's own dependencies on any platform and in any version that is supported.
+OF_TRIO = {"attr", "attrs", "sortedcontainers", "idna", "outcome", "sniffio"}
+
+
+def run(code, *args):
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_brings_nothing_but_the_dependencies():
+    added = set(json.loads(run(IMPORT_AND_REPORT)))
+    # msgspec takes typing_extensions where it is installed; Cython's runtime is inside msgpack.
+    added = {name for name in added if "cython" not in name} - {"typing_extensions"}
+    assert {"trpc", *RUN_TIME_DEPENDENCIES} <= added <= {"trpc", *RUN_TIME_DEPENDENCIES, *OF_TRIO}
+
+
+def test_importing_works_with_nothing_else_installed():
+    run(WITHOUT_THE_REST, ",".join({"trpc", *RUN_TIME_DEPENDENCIES, *OF_TRIO}))
+
+
+def test_importing_does_not_bring_trios_testing_tools():
+    assert run("import sys, trpc; print('trio.testing' in sys.modules)").strip() == "False"

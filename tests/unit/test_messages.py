@@ -1,0 +1,249 @@
+"""Bodies of the messages: what a hello and a request must and may be."""
+
+import dataclasses
+import math
+import re
+
+import msgpack
+import pytest
+
+from trpc import InvalidArguments, Limits, ProtocolError
+from trpc._codec import EncodeError
+from trpc._messages import (
+    ALWAYS_ACCEPTED,
+    IGNORABLE,
+    MAX_TIME_LEFT,
+    UNTIL_HELLO,
+    Hello,
+    Kind,
+    Request,
+    decode_request,
+    encode_request,
+    is_metadata_value,
+)
+
+HELLO = {"max_message_size": 1000, "max_calls": 10, "max_depth": 5}
+
+
+def test_kinds_on_the_wire():
+    assert {kind.name: int(kind) for kind in Kind} == {
+        "HELLO": 0x01,
+        "PING": 0x02,
+        "PONG": 0x03,
+        "GOAWAY": 0x04,
+        "REQUEST": 0x10,
+        "NOTIFY": 0x11,
+        "CANCEL": 0x12,
+        "RESULT": 0x20,
+        "ERROR": 0x21,
+        "CANCELLED": 0x22,
+        "EXPIRED": 0x23,
+    }
+    assert not any(kind & IGNORABLE for kind in Kind)
+
+
+# --- hello ---
+
+
+def test_hello_round_trip():
+    assert Hello.decode(Hello(1000, 10, 5).encode()) == Hello(1000, 10, 5)
+
+
+def test_hello_on_the_wire():
+    assert msgpack.unpackb(Hello(1000, 10, 5).encode()) == HELLO
+
+
+def test_hello_of_limits():
+    assert Hello.of(Limits(max_message_size=1, max_calls=2, max_depth=3)) == Hello(1, 2, 3)
+    assert Hello.decode(Hello.of(Limits()).encode()) == Hello(16 * 2**20, 1000, 64)
+
+
+def test_unknown_keys_of_a_hello_are_for_later_versions():
+    assert Hello.decode(msgpack.packb({**HELLO, "features": ["streams", {"a": [1]}]})) == Hello(1000, 10, 5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"\xc0",
+        b"\x01",
+        b"\x90",
+        b"\x80",
+        b"\x83",
+        b"\xdf\xff\xff\xff\xff",
+        msgpack.packb(HELLO) + b"\x00",
+        msgpack.packb(list(HELLO.values())),
+        msgpack.packb({**HELLO, "deep": [[[[[[[[[1]]]]]]]]]}),
+        msgpack.packb({**HELLO, 1: 1}),
+        msgpack.packb({**HELLO, "x": msgpack.Timestamp(1)}),
+        b"\x91" * 100_000,
+    ],
+    ids=lambda body: body[:20].hex(),
+)
+def test_a_hello_that_cannot_be_read_is_a_protocol_error(body):
+    with pytest.raises(ProtocolError, match="the peer's hello cannot be read"):
+        Hello.decode(body)
+
+
+@pytest.mark.parametrize("field", HELLO)
+@pytest.mark.parametrize("value", [None, "10", 1.5, True, [], {}, b"1", math.nan])
+def test_each_limit_of_a_hello_is_an_integer(field, value):
+    with pytest.raises(ProtocolError, match=f"cannot be read: Expected `int`.*{field}"):
+        Hello.decode(msgpack.packb({**HELLO, field: value}))
+
+
+@pytest.mark.parametrize("field", HELLO)
+def test_each_limit_of_a_hello_is_required(field):
+    with pytest.raises(ProtocolError, match=f"missing required field `{field}`"):
+        Hello.decode(msgpack.packb({key: value for key, value in HELLO.items() if key != field}))
+
+
+@pytest.mark.parametrize("field", HELLO)
+@pytest.mark.parametrize("value", [0, -1, -(2**63)])
+def test_each_limit_of_a_hello_is_positive(field, value):
+    with pytest.raises(ProtocolError, match=f"announces a {field} of {value}"):
+        Hello.decode(msgpack.packb({**HELLO, field: value}))
+
+
+@pytest.mark.parametrize("value", [1, 2**64 - 1])
+def test_the_least_and_the_largest_limits_are_accepted(value):
+    assert Hello.decode(Hello(value, value, value).encode()) == Hello(value, value, value)
+
+
+def test_what_every_peer_accepts_fits_the_defaults():
+    assert UNTIL_HELLO.max_message_size == ALWAYS_ACCEPTED == 16 * 1024
+    assert UNTIL_HELLO.max_depth <= Limits().max_depth
+
+
+# --- requests ---
+
+
+def decode(body, max_depth=64):
+    return decode_request(body, max_depth=max_depth)
+
+
+def encode(*args, **options):
+    return encode_request(*args, **{"max_depth": 64, **options})
+
+
+def test_request_round_trip():
+    request = Request("A.b", [1, "x", [b"y"]], {"k": {"a": None}}, 1.5, {"tenant": "t", "n": 1})
+    assert decode(encode(*dataclasses.astuple(request))) == request
+
+
+@pytest.mark.parametrize(
+    ("fields", "elements"),
+    [
+        (("m", [], None, None, None), ["m", []]),
+        (("m", [], {}, None, {}), ["m", []]),
+        (("m", [1], {"a": 1}, None, None), ["m", [1], {"a": 1}]),
+        (("m", [1], None, 2.0, None), ["m", [1], None, 2.0]),
+        (("m", [1], None, None, {"a": 1}), ["m", [1], None, None, {"a": 1}]),
+    ],
+)
+def test_what_is_none_at_the_end_is_left_out(fields, elements):
+    assert msgpack.unpackb(encode(*fields)) == elements
+    method, args, kwargs, time_left, metadata = fields
+    assert decode(encode(*fields)) == Request(method, args, kwargs or None, time_left, metadata or None)
+
+
+def test_arguments_may_be_a_tuple():
+    assert decode(encode("m", (1, 2), None, None, None)).args == [1, 2]
+
+
+def test_keys_of_arguments():
+    with pytest.raises(EncodeError):
+        encode("m", [{1: "a"}], None, None, None)
+    assert decode(encode("m", [{"1": "a"}], None, None, None)).args == [{"1": "a"}]
+
+
+def test_the_depth_of_the_receiver_is_obeyed():
+    with pytest.raises(EncodeError, match="nested deeper than 3"):
+        encode("m", [[[1]]], None, None, None, max_depth=3)
+
+
+def test_elements_beyond_the_known_ones_are_ignored():
+    body = msgpack.packb(["m", [1], None, None, None, "later", {"even": "later"}])
+    assert decode(body) == Request("m", [1], None, None, None)
+
+
+MALFORMED = {
+    "": "cannot be decoded",
+    "c1": "cannot be decoded",
+    "92a16d": "cannot be decoded",
+    "92a16d9000": "cannot be decoded",
+    "92a1ff90": "cannot be decoded",
+    "92a16ddfffffffff": "cannot be decoded",
+    "92a16d91d4056100": "cannot be decoded",
+    "92a16d91810102": "cannot be decoded",
+    "92a16d91d6ff00000000": "cannot be decoded",
+    "92a16d" + "91" * 64 + "01": "nested deeper than 64",
+    "92a16d" + "91" * 100_000: "cannot be decoded",
+    "c0": "a request is an array",
+    "80": "a request is an array",
+    "a16d": "a request is an array",
+    "90": "a request is an array",
+    "91a16d": "a request is an array",
+    "920190": "the method's name must be a string",
+    "92c090": "the method's name must be a string",
+    "92c4016d90": "the method's name must be a string",
+    "92a16dc0": "the positional arguments must be an array",
+    "92a16d80": "the positional arguments must be an array",
+    "92a16da161": "the positional arguments must be an array",
+    "93a16d9090": "the keyword arguments must be a map",
+    "93a16d90c2": "the keyword arguments must be a map",
+    "93a16d9081c4016101": "the keyword arguments must be a map with strings as keys",
+    "94a16d90c0a131": "the time left must be a finite number",
+    "94a16d90c0c3": "the time left must be a finite number of seconds, not True",
+    "94a16d90c090": "the time left must be a finite number",
+    "95a16d90c0c090": "metadata must be a map",
+    "95a16d90c0c081c4016101": "metadata must be a map from strings",
+    "95a16d90c0c081a16190": "metadata must be a map from strings to scalars",
+    "95a16d90c0c081a16180": "metadata must be a map from strings to scalars",
+}
+
+
+@pytest.mark.parametrize(("body", "message"), MALFORMED.items(), ids=[key[:30] for key in MALFORMED])
+def test_a_request_that_cannot_be_read_is_invalid_arguments(body, message):
+    with pytest.raises(InvalidArguments, match=re.escape(message)):
+        decode(bytes.fromhex(body))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_time_left_that_is_not_finite_is_refused(value):
+    with pytest.raises(InvalidArguments, match=f"not {value}"):
+        decode(msgpack.packb(["m", [], None, value]))
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (0, 0.0),
+        (-1, -1.0),
+        (-1e300, -1e300),
+        (2, 2.0),
+        (1e-9, 1e-9),
+        (MAX_TIME_LEFT, MAX_TIME_LEFT),
+        (MAX_TIME_LEFT + 1, MAX_TIME_LEFT),
+        (1e300, MAX_TIME_LEFT),
+        (2**64 - 1, MAX_TIME_LEFT),
+        (-(2**63), -float(2**63)),
+    ],
+)
+def test_a_finite_time_left_is_taken_and_clamped(sent, read):
+    time_left = decode(msgpack.packb(["m", [], None, sent])).time_left
+    assert time_left == read
+    assert type(time_left) is float
+
+
+@pytest.mark.parametrize("value", ["s", b"b", 1, -1, 1.5, True, False, None])
+def test_scalars_are_metadata(value):
+    assert is_metadata_value(value)
+    assert decode(encode("m", [], None, None, {"k": value})).metadata == {"k": value}
+
+
+@pytest.mark.parametrize("value", [[], {}, (), set(), object(), 1j])
+def test_other_values_are_not_metadata(value):
+    assert not is_metadata_value(value)

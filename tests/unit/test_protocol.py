@@ -1,0 +1,365 @@
+"""The protocol machine: every message in every state, without any I/O."""
+
+import msgpack
+import pytest
+
+from trpc import Limits, ProtocolError
+from trpc._frames import PREAMBLE, Frame, encode_frame
+from trpc._messages import ALWAYS_ACCEPTED, UNTIL_HELLO, Hello, Kind
+from trpc._protocol import Protocol
+
+HELLO = encode_frame(Kind.HELLO, 0, Hello(5000, 7, 30).encode())
+REPLIES = [Kind.RESULT, Kind.ERROR, Kind.CANCELLED, Kind.EXPIRED]
+
+
+def machine(*, hello=True, **limits):
+    protocol = Protocol(Limits(**limits))
+    if hello:
+        receive(protocol, PREAMBLE + HELLO)
+    return protocol
+
+
+def receive(protocol, data):
+    return list(protocol.receive(data))
+
+
+def refuses(protocol, data, match):
+    with pytest.raises(ProtocolError, match=match):
+        receive(protocol, data)
+
+
+# --- the opening ---
+
+
+def test_the_opening_announces_the_limits():
+    opening = Protocol(Limits(max_message_size=1, max_calls=2, max_depth=3)).opening()
+    assert opening == PREAMBLE + encode_frame(Kind.HELLO, 0, Hello(1, 2, 3).encode())
+
+
+def test_two_machines_greet_each_other():
+    one, two = Protocol(Limits(max_calls=11)), Protocol(Limits(max_calls=22))
+    assert [frame.kind for frame in receive(one, two.opening())] == [Kind.HELLO]
+    assert [frame.kind for frame in receive(two, one.opening())] == [Kind.HELLO]
+    assert (one.peer.max_calls, two.peer.max_calls) == (22, 11)
+
+
+def test_until_the_hello_the_peer_is_what_every_peer_is():
+    protocol = machine(hello=False)
+    assert protocol.peer == UNTIL_HELLO
+    assert not protocol.peer_is_known
+    receive(protocol, PREAMBLE)
+    assert not protocol.peer_is_known
+    receive(protocol, HELLO)
+    assert protocol.peer_is_known
+    assert protocol.peer == Hello(5000, 7, 30)
+
+
+@pytest.mark.parametrize("kind", [*(kind for kind in Kind if kind != Kind.HELLO), 0x7F, 0x80, 0xFF])
+def test_nothing_comes_before_the_hello(kind):
+    refuses(
+        machine(hello=False),
+        PREAMBLE + encode_frame(kind, 1),
+        f"first message is of kind {int(kind):#04x}, not a hello",
+    )
+
+
+@pytest.mark.parametrize("field", ["id", "flags", "stream"])
+def test_a_hello_has_no_id_and_no_flags(field):
+    frame = encode_frame(**{"kind": Kind.HELLO, "id": 0, "body": Hello(1, 1, 1).encode(), field: 1})
+    refuses(machine(hello=False), PREAMBLE + frame, "not a hello")
+
+
+def test_a_second_hello_is_refused():
+    refuses(machine(), HELLO, "a second hello")
+
+
+def test_a_bad_hello_is_refused():
+    protocol = machine(hello=False)
+    refuses(protocol, PREAMBLE + encode_frame(Kind.HELLO, 0, b"\xc1"), "hello cannot be read")
+    assert not protocol.peer_is_known
+
+
+def test_requests_may_follow_the_hello_in_one_piece():
+    data = PREAMBLE + HELLO + encode_frame(Kind.REQUEST, 1, b"a") + encode_frame(Kind.CANCEL, 1)
+    assert [(f.kind, f.id) for f in receive(machine(hello=False), data)] == [
+        (Kind.HELLO, 0),
+        (Kind.REQUEST, 1),
+        (Kind.CANCEL, 1),
+    ]
+
+
+# --- sizes ---
+
+
+def test_the_hello_has_a_limit_of_its_own():
+    body = msgpack.packb({"max_message_size": 1, "max_calls": 1, "max_depth": 1, "pad": b"x" * 100})
+    for limit in (len(body), len(body) - 1):
+        protocol = machine(hello=False, max_hello_size=limit)
+        data = PREAMBLE + encode_frame(Kind.HELLO, 0, body)
+        if limit == len(body):
+            assert [frame.kind for frame in receive(protocol, data)] == [Kind.HELLO]
+        else:
+            refuses(protocol, data[: len(PREAMBLE) + 4], "the longest accepted here")
+
+
+@pytest.mark.parametrize("limit", [1, 100, ALWAYS_ACCEPTED, 50_000])
+def test_after_the_hello_the_limit_is_the_messages(limit):
+    most = max(limit, ALWAYS_ACCEPTED)
+    protocol = machine(max_message_size=limit)
+    data = encode_frame(Kind.REQUEST, 1, bytes(most)) + encode_frame(Kind.REQUEST, 2, bytes(most + 1))
+    seen = []
+    with pytest.raises(ProtocolError, match="the longest accepted here"):
+        for frame in protocol.receive(data):
+            seen.append(frame.id)  # noqa: PERF401 - what came before the error is kept
+    assert seen == [1]
+
+
+def test_the_hello_may_be_larger_than_any_message():
+    body = msgpack.packb({"max_message_size": 1, "max_calls": 1, "max_depth": 1, "pad": b"x" * 2 * ALWAYS_ACCEPTED})
+    protocol = machine(hello=False, max_hello_size=len(body), max_message_size=10)
+    assert len(receive(protocol, PREAMBLE + encode_frame(Kind.HELLO, 0, body))) == 1
+
+
+# --- what all messages have in common ---
+
+
+@pytest.mark.parametrize("kind", [0x00, 0x05, 0x13, 0x24, 0x30, 0x7F])
+def test_an_unknown_kind_is_refused(kind):
+    refuses(machine(), encode_frame(kind, 1), f"unknown kind {kind:#04x}")
+
+
+@pytest.mark.parametrize("kind", [0x80, 0x81, 0x90, 0xA0, 0xFF])
+def test_an_unknown_kind_with_the_ignorable_bit_is_ignored(kind):
+    protocol = machine()
+    data = encode_frame(kind, 2**64 - 1, b"anything", flags=9, stream=9) + encode_frame(Kind.REQUEST, 1)
+    assert receive(protocol, data) == [Frame(Kind.REQUEST, 1, b"")]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind != Kind.HELLO])
+@pytest.mark.parametrize("field", ["flags", "stream"])
+def test_flags_and_streams_are_features_that_nobody_announced(kind, field):
+    protocol = machine()
+    protocol.request(b"")
+    protocol.ping()
+    receive(protocol, encode_frame(Kind.REQUEST, 1))
+    call_id = 2 if kind in {Kind.REQUEST, Kind.NOTIFY} else 1
+    refuses(protocol, encode_frame(kind, call_id, **{field: 1}), "features that were not announced")
+
+
+@pytest.mark.parametrize("kind", [Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED])
+def test_messages_without_a_body(kind):
+    def prepared():
+        protocol = machine()
+        protocol.request(b"")
+        protocol.ping()
+        receive(protocol, encode_frame(Kind.REQUEST, 1))
+        return protocol
+
+    assert len(receive(prepared(), encode_frame(kind, 1))) == 1
+    refuses(prepared(), encode_frame(kind, 1, b"x"), f"{kind.name} has a body")
+
+
+# --- calls of the peer ---
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.NOTIFY])
+@pytest.mark.parametrize("call_id", [0, 1, 4, 5])
+def test_ids_increase(kind, call_id):
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.REQUEST, 5))
+    refuses(protocol, encode_frame(kind, call_id), f"call id {call_id} after 5: ids must increase")
+
+
+def test_the_first_id_is_not_zero():
+    refuses(machine(), encode_frame(Kind.REQUEST, 0), "call id 0 after 0")
+
+
+def test_ids_may_leave_gaps_and_go_to_the_end():
+    protocol = machine()
+    ids = [1, 3, 2**32, 2**64 - 1]
+    assert [frame.id for i in ids for frame in receive(protocol, encode_frame(Kind.REQUEST, i))] == ids
+    assert protocol.last_request == 2**64 - 1
+
+
+def test_notifications_use_up_ids():
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.NOTIFY, 1))
+    assert protocol.last_request == 1
+    refuses(protocol, encode_frame(Kind.REQUEST, 1), "ids must increase")
+
+
+def test_a_request_is_given_although_its_body_cannot_be_read():
+    assert receive(machine(), encode_frame(Kind.REQUEST, 1, b"\xc1")) == [Frame(Kind.REQUEST, 1, b"\xc1")]
+
+
+def test_a_cancel_for_an_open_call_is_given_each_time():
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.REQUEST, 1))
+    assert len(receive(protocol, encode_frame(Kind.CANCEL, 1) * 2)) == 2
+
+
+@pytest.mark.parametrize("kind", REPLIES)
+def test_a_cancel_for_a_finished_call_is_without_effect(kind):
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.REQUEST, 1))
+    assert protocol.reply(kind, 1) == encode_frame(kind, 1)
+    assert receive(protocol, encode_frame(Kind.CANCEL, 1)) == []
+
+
+def test_a_cancel_for_an_id_that_was_left_out_or_a_notification_is_without_effect():
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.REQUEST, 5) + encode_frame(Kind.NOTIFY, 6))
+    assert receive(protocol, encode_frame(Kind.CANCEL, 3) + encode_frame(Kind.CANCEL, 6)) == []
+
+
+@pytest.mark.parametrize("call_id", [6, 2**64 - 1])
+def test_a_cancel_for_a_future_call_is_refused(call_id):
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.REQUEST, 5))
+    refuses(protocol, encode_frame(Kind.CANCEL, call_id), f"a cancel for call {call_id}, which has not been made")
+
+
+def test_a_cancel_before_any_call_is_refused():
+    refuses(machine(), encode_frame(Kind.CANCEL, 1), "has not been made")
+
+
+def test_a_call_is_replied_to_once():
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.REQUEST, 1))
+    assert protocol.reply(Kind.RESULT, 1, b"body") == encode_frame(Kind.RESULT, 1, b"body")
+    with pytest.raises(KeyError):
+        protocol.reply(Kind.RESULT, 1)
+
+
+def test_a_notification_is_not_replied_to():
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.NOTIFY, 1))
+    with pytest.raises(KeyError):
+        protocol.reply(Kind.RESULT, 1)
+
+
+# --- our calls ---
+
+
+def test_requests_and_notifications_number_themselves():
+    protocol = machine()
+    assert protocol.request(b"a") == (1, encode_frame(Kind.REQUEST, 1, b"a"))
+    assert protocol.notify(b"b") == encode_frame(Kind.NOTIFY, 2, b"b")
+    assert protocol.request(b"c") == (3, encode_frame(Kind.REQUEST, 3, b"c"))
+    assert protocol.cancel(3) == encode_frame(Kind.CANCEL, 3)
+
+
+def test_a_request_may_be_sent_before_the_hello_has_come():
+    protocol = machine(hello=False)
+    call_id, _ = protocol.request(b"")
+    receive(protocol, PREAMBLE + HELLO)
+    assert len(receive(protocol, encode_frame(Kind.RESULT, call_id))) == 1
+
+
+@pytest.mark.parametrize("first", REPLIES)
+@pytest.mark.parametrize("second", REPLIES)
+def test_a_call_has_one_reply(first, second):
+    protocol = machine()
+    call_id, _ = protocol.request(b"")
+    assert receive(protocol, encode_frame(first, call_id)) == [Frame(first, call_id, b"")]
+    refuses(protocol, encode_frame(second, call_id), "a reply to call 1, which is not open")
+
+
+@pytest.mark.parametrize("kind", REPLIES)
+@pytest.mark.parametrize("call_id", [0, 2, 4, 2**64 - 1])
+def test_replies_belong_to_open_calls(kind, call_id):
+    protocol = machine()
+    protocol.request(b"")
+    protocol.notify(b"")
+    protocol.request(b"")
+    refuses(protocol, encode_frame(kind, call_id), f"a reply to call {call_id}, which is not open")
+
+
+@pytest.mark.parametrize("kind", REPLIES)
+def test_a_cancelled_call_is_open_until_its_reply(kind):
+    protocol = machine()
+    call_id, _ = protocol.request(b"")
+    protocol.cancel(call_id)
+    assert len(receive(protocol, encode_frame(kind, call_id))) == 1
+
+
+def test_a_request_that_was_not_sent_gets_no_reply_and_its_id_is_gone():
+    protocol = machine()
+    call_id, _ = protocol.request(b"")
+    protocol.forget_request(call_id)
+    with pytest.raises(KeyError):
+        protocol.forget_request(call_id)
+    assert protocol.request(b"")[0] == call_id + 1
+    refuses(protocol, encode_frame(Kind.RESULT, call_id), "not open")
+
+
+def test_the_ids_of_the_two_directions_are_apart():
+    protocol = machine()
+    ours, _ = protocol.request(b"")
+    receive(protocol, encode_frame(Kind.REQUEST, ours))
+    assert receive(protocol, encode_frame(Kind.RESULT, ours)) == [Frame(Kind.RESULT, ours, b"")]
+    assert protocol.reply(Kind.RESULT, ours) == encode_frame(Kind.RESULT, ours)
+
+
+# --- pings, the end ---
+
+
+def test_pings():
+    protocol = machine()
+    assert protocol.ping() == (1, encode_frame(Kind.PING, 1))
+    assert protocol.ping() == (2, encode_frame(Kind.PING, 2))
+    assert receive(protocol, encode_frame(Kind.PONG, 2) + encode_frame(Kind.PONG, 1)) == [
+        Frame(Kind.PONG, 2, b""),
+        Frame(Kind.PONG, 1, b""),
+    ]
+    assert protocol.pong(9) == encode_frame(Kind.PONG, 9)
+
+
+def test_the_peer_numbers_its_pings_as_it_likes():
+    numbers = [0, 7, 7, 3, 2**64 - 1]
+    data = b"".join(encode_frame(Kind.PING, number) for number in numbers)
+    assert [frame.id for frame in receive(machine(), data)] == numbers
+
+
+@pytest.mark.parametrize("number", [0, 2, 2**64 - 1])
+def test_an_answer_to_no_ping_is_refused(number):
+    protocol = machine()
+    protocol.ping()
+    refuses(protocol, encode_frame(Kind.PONG, number), f"an answer to ping {number}, which was not sent")
+
+
+def test_goaway_names_the_last_request_that_arrived():
+    protocol = machine()
+    assert protocol.goaway(b"why") == encode_frame(Kind.GOAWAY, 0, b"why")
+    receive(protocol, encode_frame(Kind.REQUEST, 3) + encode_frame(Kind.NOTIFY, 9))
+    assert protocol.goaway(b"why") == encode_frame(Kind.GOAWAY, 9, b"why")
+
+
+def test_goaway_is_given():
+    assert receive(machine(), encode_frame(Kind.GOAWAY, 0, b"why")) == [Frame(Kind.GOAWAY, 0, b"why")]
+
+
+def test_messages_before_a_faulty_one_are_given_first():
+    protocol = machine()
+    seen = []
+    with pytest.raises(ProtocolError, match="unknown kind"):
+        for frame in protocol.receive(encode_frame(Kind.PING, 1) + encode_frame(0x7F, 1)):
+            seen.append(frame.kind)  # noqa: PERF401 - what came before the error is kept
+    assert seen == [Kind.PING]
+
+
+def test_the_end_between_frames_is_an_end():
+    protocol = machine(hello=False)
+    protocol.receive_eof()
+    receive(protocol, PREAMBLE)
+    protocol.receive_eof()
+    receive(protocol, HELLO)
+    protocol.receive_eof()
+
+
+@pytest.mark.parametrize("cut", [1, len(PREAMBLE) - 1, len(PREAMBLE) + 1, len(PREAMBLE + HELLO) - 1])
+def test_the_end_inside_a_frame_is_a_truncation(cut):
+    protocol = machine(hello=False)
+    receive(protocol, (PREAMBLE + HELLO)[:cut])
+    with pytest.raises(ProtocolError, match="the stream ended inside a frame"):
+        protocol.receive_eof()

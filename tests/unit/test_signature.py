@@ -1,0 +1,397 @@
+"""A method's hints as the schema of its arguments and its result."""
+
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import math
+import uuid
+from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict
+
+import msgspec
+import pytest
+
+from trpc import InvalidArguments
+from trpc import _codec as codec
+from trpc._signature import Signature
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Point(NamedTuple):
+    x: int
+    y: float = 0.5
+
+
+class Options(TypedDict):
+    name: str
+    size: int
+
+
+class Partial(TypedDict, total=False):
+    name: str
+
+
+@dataclasses.dataclass
+class Order:
+    id: uuid.UUID
+    when: dt.datetime
+    price: decimal.Decimal
+    lines: "list[Line]"
+    note: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    item: str
+    count: int = 1
+
+
+class Reading(msgspec.Struct):
+    sensor: str
+    values: list[float]
+    raw: bytes = b""
+
+
+class Cat(msgspec.Struct, tag=True):
+    lives: int
+
+
+class Dog(msgspec.Struct, tag=True):
+    name: str
+
+
+UserId = NewType("UserId", int)
+
+
+class Custom:
+    pass
+
+
+def signature_of(hint, **names):
+    """The signature of a method that takes one argument of this hint and returns it."""
+
+    def function(self, value): ...
+
+    function.__annotations__ = {"value": hint, "return": hint}
+    return Signature(function, "Service.method")
+
+
+def send(value, *, any_keys=True):
+    """The value as the other side unpacks it."""
+    return codec.unpack(codec.pack(codec.with_text_keys(value) if any_keys else value, max_depth=64), max_depth=64)
+
+
+ORDER = Order(
+    uuid.UUID(int=1), dt.datetime(2024, 2, 29, tzinfo=dt.UTC), decimal.Decimal("1.10"), [Line("a"), Line("b", 2)]
+)
+
+# Hint, values that fit, values (as the peer may send them) that do not.
+SUPPORTED = [
+    (int, [0, -5, 2**64 - 1], ["1", 1.5, None, True, [1]]),
+    (float, [0.5, math.inf, -0.0], ["1", None, [1.0], True]),
+    (str, ["", "✓"], [1, b"x", None]),
+    (bytes, [b"", b"\x00\xff"], ["x", 1, None]),
+    (bool, [True, False], [0, 1, "true", None]),
+    (None, [None], [0, False, ""]),
+    (list, [[], [1, "a", [None]]], [{}, "ab", None]),
+    (list[int], [[], [1, 2]], [[1, "a"], {}, "12"]),
+    (dict, [{}, {"a": [1]}], [[], "a"]),
+    (dict[str, int], [{}, {"a": 1}], [{"a": "b"}, []]),
+    (dict[int, str], [{}, {1: "a", -2: "b"}], [{"a": "b"}, {"1": 1}]),
+    (dict[Level, list[str]], [{Level.LOW: ["a"]}], [{"7": []}]),
+    (dict[uuid.UUID, int], [{uuid.UUID(int=3): 3}], [{"3": 3}]),
+    (dict[str, dict[int, float]], [{"a": {1: 0.5}}], [{"a": {"b": 0.5}}]),
+    (dict[bytes, int], [{b"\xff": 1}], [[1]]),
+    (tuple, [(), (1, "a")], [{}, "ab"]),
+    (tuple[int, str], [(1, "a")], [[1], [1, "a", 2], ["a", 1]]),
+    (tuple[int, ...], [(), (1, 2, 3)], [[1, "a"]]),
+    (set, [set(), {1, "a"}], [{}, "ab"]),
+    (set[int], [{1, 2}], [["a"], 1]),
+    (frozenset[str], [frozenset({"a"})], [[1]]),
+    (set[tuple[int, int]], [{(1, 2)}], [[[1]]]),
+    (int | None, [1, None], ["a"]),
+    (int | str, [1, "1"], [1.5, None, [1]]),
+    (int | float, [1, 1.5], ["1"]),
+    (list[int] | int | None, [[1], 1, None], ["a", ["a"]]),
+    (str | list[str] | dict[str, str], ["a", ["a"], {"a": "b"}], [1, [1]]),
+    (Line | None, [Line("a"), None], [[], 1]),
+    (Cat | Dog, [Cat(9), Dog("rex")], [{"type": "Cow"}, {"lives": 9}]),
+    (Literal["a", "b", 1], ["a", 1], ["c", 2, None]),
+    (Options, [{"name": "a", "size": 1}], [{"name": "a"}, {"name": "a", "size": "1"}, []]),
+    (Partial, [{}, {"name": "a"}], [{"name": 1}]),
+    (Point, [Point(1), Point(1, 2.5)], [["a"], [], [1, 2, 3]]),
+    (Line, [Line("a"), Line("a", 5)], [{}, {"item": 1}, {"item": "a", "count": "2"}, 5, "Line"]),
+    (Order, [ORDER], [{}, {"id": "x"}]),
+    (list[Order], [[ORDER, ORDER]], [[{}]]),
+    (Color, [Color.RED, Color.BLUE], ["green", 1, "RED"]),
+    (Level, [Level.LOW], [2, "1"]),
+    (
+        dt.datetime,
+        [dt.datetime.fromisoformat("2024-02-29T01:02:03"), dt.datetime(2024, 2, 29, 1, 2, 3, 4, tzinfo=dt.UTC)],
+        ["yesterday", 5],
+    ),
+    (dt.date, [dt.date(2024, 2, 29)], ["2023-02-29", 5]),
+    (dt.time, [dt.time(1, 2, 3)], ["25:00", []]),
+    (dt.timedelta, [dt.timedelta(0), dt.timedelta(-3, 5, 7), dt.timedelta.max, dt.timedelta.min], ["5 s", []]),
+    (uuid.UUID, [uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)], ["x", 5, b"x"]),
+    (decimal.Decimal, [decimal.Decimal("1.10"), decimal.Decimal("-1e-30")], ["x", []]),
+    (Reading, [Reading("s", [0.5], b"\xff")], [{"sensor": "s"}, {"sensor": "s", "values": [], "raw": "x"}]),
+    (bytearray, [bytearray(b"ab")], ["ab"]),
+    (Annotated[int, msgspec.Meta(ge=0)], [0, 5], [-1, "a"]),
+    (UserId, [5], ["a"]),
+]
+VALUES = [(hint, value) for hint, values, _ in SUPPORTED for value in values]
+MISFITS = [(hint, value) for hint, _, values in SUPPORTED for value in values]
+
+
+@pytest.mark.parametrize(("hint", "value"), VALUES, ids=str)
+def test_arguments_round_trip(hint, value):
+    (converted,), kwargs = signature_of(hint).convert_arguments(send([value]), None)
+    assert converted == value
+    assert type(converted) is type(value)
+    assert not kwargs
+
+
+@pytest.mark.parametrize(("hint", "value"), VALUES, ids=str)
+def test_keyword_arguments_round_trip(hint, value):
+    (converted,), kwargs = signature_of(hint).convert_arguments([], send({"value": value}))
+    assert converted == value
+    assert type(converted) is type(value)
+    assert not kwargs
+
+
+@pytest.mark.parametrize(("hint", "value"), VALUES, ids=str)
+def test_results_round_trip(hint, value):
+    converted = codec.convert(send(value), signature_of(hint).returns)
+    assert converted == value
+    assert type(converted) is type(value)
+
+
+@pytest.mark.parametrize(("hint", "value"), MISFITS, ids=str)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_arguments_that_do_not_fit_are_named_with_what_was_expected(hint, value, by_name):
+    signature = signature_of(hint)
+    with pytest.raises(
+        InvalidArguments, match=r"^Service\.method: argument 'value': (Expected|Invalid|Object missing)"
+    ):
+        if by_name:
+            signature.convert_arguments([], {"value": value})
+        else:
+            signature.convert_arguments([value], None)
+
+
+@pytest.mark.parametrize(("hint", "value"), MISFITS, ids=str)
+def test_results_that_do_not_fit(hint, value):
+    with pytest.raises(codec.DecodeError):
+        codec.convert(value, signature_of(hint).returns)
+
+
+def test_integers_are_floats():
+    ((value,), _) = signature_of(float).convert_arguments([1], None)
+    assert value == 1.0
+    assert type(value) is float
+
+
+@pytest.mark.parametrize("hint", [Any, object], ids=str)
+def test_a_hint_that_takes_anything(hint):
+    signature = signature_of(hint)
+    value = {"a": [1, b"x", None]}
+    args, _ = signature.convert_arguments([value], None)
+    assert args[0] is value
+    args, _ = signature.convert_arguments([], {"value": value})
+    assert args[0] is value
+    assert signature.returns is Any
+
+
+# --- the shapes of signatures ---
+
+
+class Shapes:
+    def none(self): ...
+
+    def plain(self, a: int, b: str = "b"): ...
+
+    def keyword_only(self, a: int, *, b: str): ...
+
+    def optional_keyword_only(self, a: int, *, b: str = "b"): ...
+
+    def positional_only(self, a: int, /, b: int = 2): ...
+
+    def many(self, first: str, *rest: int): ...
+
+    def named(self, first: str = "f", **rest: int): ...
+
+    def all(self, a: int, /, b: int, *c: int, d: int, e: int = 5, **f: int): ...
+
+    def unhinted(self, a, b=None, *c, d=None, **e): ...
+
+    def mixed(self, a, b: int): ...
+
+
+def convert(name, *args, **kwargs):
+    signature = Signature(getattr(Shapes, name), f"Shapes.{name}")
+    args, kwargs = signature.convert_arguments(list(args), kwargs or None)
+    return tuple(args), dict(kwargs)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "result"),
+    [
+        ("none", (), {}, ((), {})),
+        ("plain", (1,), {}, ((1,), {})),
+        ("plain", (1, "x"), {}, ((1, "x"), {})),
+        ("plain", (1,), {"b": "x"}, ((1, "x"), {})),
+        ("plain", (), {"b": "x", "a": 1}, ((1, "x"), {})),
+        ("plain", (), {"a": 1}, ((1,), {})),
+        ("keyword_only", (1,), {"b": "x"}, ((1,), {"b": "x"})),
+        ("optional_keyword_only", (1,), {}, ((1,), {})),
+        ("optional_keyword_only", (1,), {"b": "x"}, ((1,), {"b": "x"})),
+        ("positional_only", (1,), {}, ((1,), {})),
+        ("positional_only", (1,), {"b": 3}, ((1, 3), {})),
+        ("many", ("f",), {}, (("f",), {})),
+        ("many", ("f", 1, 2, 3), {}, (("f", 1, 2, 3), {})),
+        ("named", (), {}, ((), {})),
+        ("named", (), {"x": 1, "y": 2}, ((), {"x": 1, "y": 2})),
+        ("named", ("g",), {"x": 1}, (("g",), {"x": 1})),
+        ("all", (1, 2, 3, 4), {"d": 5, "z": 6}, ((1, 2, 3, 4), {"d": 5, "z": 6})),
+        ("all", (1,), {"b": 2, "d": 5, "e": 7}, ((1, 2), {"d": 5, "e": 7})),
+        # The name of a positional-only parameter is free for **f.
+        ("all", (1, 2), {"d": 5, "a": 6}, ((1, 2), {"d": 5, "a": 6})),
+        ("unhinted", ([1],), {}, (([1],), {})),
+        ("unhinted", (1, 2, 3), {"d": 4, "z": 5}, ((1, 2, 3), {"d": 4, "z": 5})),
+        ("mixed", ({"a": 1}, 2), {}, (({"a": 1}, 2), {})),
+    ],
+)
+def test_arguments_are_bound_as_python_binds_them(name, args, kwargs, result):
+    assert convert(name, *args, **kwargs) == result
+    getattr(Shapes(), name)(*result[0], **result[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "message"),
+    [
+        ("none", (1,), {}, "too many positional arguments"),
+        ("none", (), {"x": 1}, "unexpected keyword argument 'x'"),
+        ("plain", (), {}, "missing a required argument: 'a'"),
+        ("plain", (), {"b": "x"}, "missing a required argument: 'a'"),
+        ("plain", (1, "x", 2), {}, "too many positional arguments"),
+        ("plain", (1,), {"a": 1}, "multiple values for argument 'a'"),
+        ("plain", (1,), {"c": 1}, "unexpected keyword argument 'c'"),
+        ("keyword_only", (1,), {}, "missing a required .*'b'"),
+        ("keyword_only", (1, "x"), {}, "too many positional arguments"),
+        ("optional_keyword_only", (1, "x"), {}, "too many positional arguments"),
+        ("positional_only", (), {"a": 1}, "'a'"),
+        ("many", (), {}, "missing a required argument: 'first'"),
+        ("plain", ("1",), {}, "argument 'a': Expected `int`, got `str`"),
+        ("plain", (1, 2), {}, "argument 'b': Expected `str`, got `int`"),
+        ("plain", (1,), {"b": 2}, "argument 'b': Expected `str`, got `int`"),
+        ("keyword_only", (1,), {"b": 2}, "argument 'b': Expected `str`, got `int`"),
+        ("many", ("f", 1, "x"), {}, r"argument '\*rest': Expected `int`, got `str`"),
+        ("many", (1, 1), {}, "argument 'first': Expected `str`, got `int`"),
+        ("named", (), {"x": 1, "y": "z"}, "argument 'y': Expected `int`, got `str`"),
+        ("mixed", ([], "x"), {}, "argument 'b': Expected `int`, got `str`"),
+    ],
+)
+def test_arguments_that_python_would_not_bind_or_that_do_not_fit(name, args, kwargs, message):
+    with pytest.raises(InvalidArguments, match=rf"^Shapes\.{name}: .*{message}"):
+        convert(name, *args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["named", "unhinted"])
+def test_an_argument_named_self_is_no_way_around_the_check(name):
+    # Python does not bind it either, as `self` is taken.
+    with pytest.raises(InvalidArguments, match="self"):
+        convert(name, "a", self=1)
+
+
+def test_the_place_of_a_misfit_is_told():
+    signature = signature_of(list[Line])
+    with pytest.raises(InvalidArguments, match=r"'value': Expected `int`, got `str` - at `\$\[1\]\.count`"):
+        signature.convert_arguments([[{"item": "a"}, {"item": "b", "count": "x"}]], None)
+
+
+def test_what_a_constructor_of_the_user_raises_is_an_invalid_argument():
+    @dataclasses.dataclass
+    class Picky:
+        a: int
+
+        def __post_init__(self):
+            raise RuntimeError("not this one")
+
+    with pytest.raises(InvalidArguments, match="argument 'value': not this one"):
+        signature_of(Picky).convert_arguments([{"a": 1}], None)
+
+
+def test_names_of_positional_parameters():
+    signature = Signature(Shapes.all, "Shapes.all")
+    assert [signature.name_of(i) for i in range(4)] == ["'a'", "'b'", "3", "4"]
+
+
+# --- hints that cannot be ---
+
+
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [
+        (Custom, "Custom"),
+        (list[Custom], r"list\[.*Custom\]"),
+        (dict[str, Custom | None], "Custom"),
+        (complex, "complex"),
+        (type(lambda: 0), "function"),
+        (int | bytes | str, "int | bytes | str"),
+        (list[int] | set[int], "list"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("where", ["value", "return"])
+def test_a_hint_that_is_not_supported_is_named_when_the_method_is_registered(hint, shown, where):
+    def function(self, value): ...
+
+    function.__annotations__ = {where: hint}
+    what = "the result" if where == "return" else "parameter 'value'"
+    with pytest.raises(TypeError, match=rf"^Service\.method: the type hint `.*{shown}.*` of {what} cannot be sent: "):
+        Signature(function, "Service.method")
+
+
+def evaluated_late(hint):
+    namespace: dict[str, Any] = {}
+    exec(f"from __future__ import annotations\ndef function(self, value: {hint}): ...", namespace)
+    return namespace["function"]
+
+
+@pytest.mark.parametrize("hint", ["Missing", "list[Missing]", "int.missing", "1 / 0", "'1 +'", "[][0]"])
+def test_a_hint_that_cannot_be_evaluated_is_a_type_error_that_names_the_method(hint):
+    with pytest.raises(TypeError, match=r"^Service\.method: a type hint cannot be evaluated"):
+        Signature(evaluated_late(hint), "Service.method")
+
+
+@dataclasses.dataclass
+class HoldsMissing:
+    value: "Missing"  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_dataclass_whose_hints_cannot_be_evaluated_is_named():
+    with pytest.raises(TypeError, match=r"^Service\.method: .*HoldsMissing.*Missing"):
+        signature_of(HoldsMissing)
+
+
+def test_hints_as_text_are_evaluated():
+    signature = Signature(evaluated_late("dict[str, int | None]"), "Service.method")
+    args, _ = signature.convert_arguments([{"a": None}], None)
+    assert list(args) == [{"a": None}]
+    with pytest.raises(InvalidArguments):
+        signature.convert_arguments([{"a": "b"}], None)
+
+
+def test_object_inside_of_a_hint_takes_anything():
+    value = {"a": [1, b"x", None, {"b": 2.5}]}
+    args, _ = signature_of(dict[str, object]).convert_arguments([value], None)
+    assert args[0] == value
