@@ -8,6 +8,7 @@ Tasks and who owns them::
     |  |                          reach it, closing the outbox ends it
     |  '- inner nursery           everything that the peer's requests and our cancels start
     |     |- (run itself)         reads; the end of reading ends the connection
+    |     |- _await_hello         until the peer's hello is there
     |     |- Dispatcher._run ...  one for each call that the peer has in flight
     |     '- Caller._enforce_grace  while cancelled calls of ours wait for their acknowledgement
 
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -89,6 +89,7 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._lost = False
         self._closed_here = False
+        self._hello = trio.Event()
         self._reading_has_ended = trio.Event()
         self.caller = Caller(
             self._protocol,
@@ -123,6 +124,7 @@ class Connection:
             async with trio.open_nursery() as self._nursery:
                 if self._lost:  # closed before it was run
                     self._nursery.cancel_scope.cancel()
+                self._nursery.start_soon(self._await_hello)
                 try:
                     self._lose(await self._read())
                 finally:
@@ -171,23 +173,27 @@ class Connection:
     async def _read(self) -> Exception:
         """Reads until the connection ends; gives the reason."""
         try:
-            with trio.CancelScope(deadline=trio.current_time() + self._limits.hello_timeout) as hello_scope:
-                while data := await self._transport.receive():
-                    for frame in self._protocol.receive(data):
-                        if not self._lost:
-                            self._handle(frame)
-                    if self._protocol.peer_is_known:
-                        hello_scope.deadline = math.inf
-                    if self._outbox.is_full_of_answers:
-                        # The peer does not read them, so it gets no more.
-                        await self._outbox.wait_until_answered()
-                self._protocol.receive_eof()
-                return ConnectionLost("the peer closed it")
+            while data := await self._transport.receive():
+                for frame in self._protocol.receive(data):
+                    if not self._lost:
+                        self._handle(frame)
+                if self._outbox.is_full_of_answers:
+                    # The peer does not read them, so it gets no more.
+                    await self._outbox.wait_until_answered()
+            self._protocol.receive_eof()
         except _BROKEN as exc:
             return exc
         except ProtocolError as exc:
             return self._refuse(exc)
-        return self._refuse(ProtocolError(f"no hello within {self._limits.hello_timeout} s: it may not speak trpc"))
+        return ConnectionLost("the peer closed it")
+
+    async def _await_hello(self) -> None:
+        """Ends the connection if the peer does not say who it is in time."""
+        with trio.move_on_after(self._limits.hello_timeout):
+            await self._hello.wait()
+        if not self._protocol.peer_is_known:
+            limit = self._limits.hello_timeout
+            self._lose(self._refuse(ProtocolError(f"no hello within {limit} s: it may not speak trpc")))
 
     def _refuse(self, error: ProtocolError) -> ProtocolError:
         """Lets the peer know why the connection ends."""
@@ -209,6 +215,7 @@ class Connection:
             case Kind.PONG:
                 self.caller.on_pong(frame.id)
             case Kind.HELLO:
+                self._hello.set()
                 self.caller.on_hello()
             case _:
                 self.caller.on_goaway(frame)

@@ -335,9 +335,9 @@ async def test_an_undecorated_method_through_a_proxy(nursery):
 
     async with trpc.connect_stream(trio.testing.memory_stream_pair()[0]) as client:
         with pytest.raises(AttributeError, match="Half.two is not marked with @trpc.method"):
-            client.proxy(Half).two
+            assert client.proxy(Half).two
         with pytest.raises(AttributeError, match="private"):
-            client.proxy("Half")._two
+            assert client.proxy("Half")._two
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc")
