@@ -29,7 +29,9 @@ async def serve(port: int = 0) -> None:
 
 async def ask(url: str, text: str) -> None:
     async with trpc.connect(url) as client:
-        print(f"process {os.getpid()}: {await client.proxy(Echo).echo(text)}")
+        reply = await client.proxy(Echo).echo(text)
+    # With its newline, in one write: lines of several processes do not mix.
+    print(f"process {os.getpid()}: {reply}\n", end="", flush=True)
 
 
 async def demonstrate() -> None:

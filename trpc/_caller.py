@@ -268,9 +268,9 @@ class Caller:
         signature: Signature | None,
     ) -> bytes:
         max_depth = self._protocol.peer.max_depth
+        if signature is not None and signature.has_typed_keys:
+            args, kwargs = signature.with_text_keys(args, kwargs or {})
         try:
-            if signature is not None and signature.has_typed_keys:
-                args, kwargs = signature.with_text_keys(args, kwargs or {})
             return encode_request(method, args, kwargs, time_left, outgoing_metadata(), max_depth=max_depth)
         except _codec.EncodeError as exc:
             named = [(signature.name_of(i) if signature else str(i + 1), value) for i, value in enumerate(args)]

@@ -144,9 +144,7 @@ class _Connecting:
                 await self._nursery_manager.__aexit__(None, None, None)
             except BaseExceptionGroup as group:
                 # Nothing but an interrupt, which Trio delivers to whoever waits here: out of the group as well.
-                if len(group.exceptions) == 1:
-                    raise group.exceptions[0] from None
-                raise
+                raise group.exceptions[0] from None
 
     async def _run(self) -> None:
         # The connection lives as long as the `async with`, not as long as the scope around it: a call that

@@ -178,12 +178,11 @@ class Outbox:
     def _settle(self, frames: Iterable[Outgoing], state: State) -> None:
         """These frames are done with: they leave the count, and who waits for one goes on."""
         for frame in frames:
-            if frame.state is State.QUEUED or frame.state is State.WRITING:
-                frame.state = state
-                self.unsent -= len(frame.data)
-                if frame.is_answer:
-                    self.unsent_answers -= len(frame.data)
-                frame.data = b""
+            frame.state = state
+            self.unsent -= len(frame.data)
+            if frame.is_answer:
+                self.unsent_answers -= len(frame.data)
+            frame.data = b""
             if frame.waiter is not None:
                 trio.lowlevel.reschedule(frame.waiter)
                 frame.waiter = None

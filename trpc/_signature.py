@@ -70,12 +70,7 @@ class Signature:
                 return _codec.convert(args, hint), {}
             except _codec.DecodeError:
                 pass  # below, parameter by parameter, to name the one
-        try:
-            bound = self._signature.bind(None, *args, **(kwargs or {}))
-        except TypeError as exc:
-            raise InvalidArguments(f"{self._method}: {exc}") from None
-        self._replace(bound, self._convert)
-        return bound.args[1:], bound.kwargs
+        return self._replace(args, kwargs or {}, self._convert)
 
     def with_text_keys(
         self, args: Sequence[object], kwargs: Mapping[str, object]
@@ -83,21 +78,31 @@ class Signature:
         """The arguments as they are sent, if :attr:`has_typed_keys`.
 
         Raises:
-            EncodeError: one of them cannot be sent.
+            InvalidArguments: they do not fit the parameters, or one cannot be sent.
         """
 
-        def convert(_: str, name: str, value: object) -> object:
-            return _codec.with_text_keys(value) if name in self._typed_keys else value
+        def convert(shown: str, name: str, value: object) -> object:
+            if name not in self._typed_keys:
+                return value
+            try:
+                return _codec.with_text_keys(value)
+            except _codec.EncodeError as exc:
+                raise InvalidArguments(f"{self._method}: argument {shown!r} cannot be sent: {exc}") from exc
 
+        return self._replace(args, kwargs, convert)
+
+    def _replace(
+        self, args: Sequence[object], kwargs: Mapping[str, object], convert: Callable[[str, str, object], object]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """Puts ``convert(its name in messages, the parameter's name, value)`` in the place of each argument.
+
+        Raises:
+            InvalidArguments: they do not fit the parameters.
+        """
         try:
             bound = self._signature.bind(None, *args, **kwargs)
-        except TypeError:
-            return args, kwargs  # they do not fit the method; the server will say so
-        self._replace(bound, convert)
-        return bound.args[1:], bound.kwargs
-
-    def _replace(self, bound: inspect.BoundArguments, convert: Callable[[str, str, object], object]) -> None:
-        """Puts ``convert(its name in messages, the parameter's name, value)`` in the place of each argument."""
+        except TypeError as exc:
+            raise InvalidArguments(f"{self._method}: {exc}") from None
         for name, value in bound.arguments.items():
             kind = self._signature.parameters[name].kind
             if name == self._self.name:
@@ -108,6 +113,7 @@ class Signature:
                 bound.arguments[name] = {key: convert(key, name, item) for key, item in value.items()}
             else:
                 bound.arguments[name] = convert(name, name, value)
+        return bound.args[1:], bound.kwargs
 
     def name_of(self, index: int) -> str:
         """The name of the parameter that takes the positional argument ``index``, for a message."""

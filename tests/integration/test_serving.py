@@ -176,6 +176,38 @@ async def test_replies_come_in_any_order(nursery):
     assert order == list(reversed(range(10)))
 
 
+async def test_a_mistake_of_the_librarys_own_ends_one_connection_only(nursery, monkeypatch, caplog):
+    async def fail(self):
+        raise AssertionError("a bug")
+
+    server = await nursery.start(trpc.serve_tcp, Echo(), 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("trpc._server.Connection.run", fail)
+        async with await trio.open_tcp_stream("127.0.0.1", int(server.url.rsplit(":", 1)[1])) as stream:
+            assert await stream.receive_some() == b""
+    assert "internal error in the connection" in caplog.text
+    caplog.clear()
+    assert await call_once(server.url)
+
+
+async def test_keys_that_travel_as_text_and_arguments_that_do_not_fit(nursery):
+    class Keys:
+        @trpc.method
+        async def swap(self, table: dict[int, str], *, times: dict[float, int] | None = None) -> dict[str, int]:
+            return {value: key for key, value in table.items()}
+
+    server = await nursery.start(trpc.serve_tcp, Keys(), 0)
+    async with trpc.connect(server.url) as client:
+        keys = client.proxy(Keys)
+        assert await keys.swap({1: "a"}, times={0.5: 1}) == {"a": 1}
+        with pytest.raises(trpc.InvalidArguments, match="missing a required argument: 'table'"):
+            await keys.swap(times={0.5: 1})
+        with pytest.raises(trpc.InvalidArguments, match="argument 'table' cannot be sent: two keys"):
+            await keys.swap({1: "a", "1": "b"})
+        with pytest.raises(trpc.InvalidArguments, match="argument 1 cannot be sent: a dictionary's keys must be"):
+            await client.call("Keys.swap", {1: "a"})
+
+
 # --- mistakes ---
 
 

@@ -410,37 +410,26 @@ async def test_a_hard_stop_of_the_server_ends_handlers_and_callers():
     assert type(outcomes["call"]) is trpc.ConnectionLost
 
 
-async def test_a_peer_that_does_not_read_stops_being_served(autojump_clock):
-    """Its unsent replies are bounded; other connections go on."""
-    service = Service()
-    async with trio.open_nursery() as nursery:
-        ours, theirs = trio.testing.lockstep_stream_pair()
-        limits = trpc.Limits(max_unsent=50_000)
-        server = await nursery.start(
-            lambda task_status: trpc.serve_stream(service, theirs, limits=limits, task_status=task_status)
-        )
-        stuck = 0
+async def test_a_peer_that_does_not_read_stops_being_served_until_it_does(autojump_clock):
+    """Its unsent replies are bounded, and nothing is lost."""
+    limits = trpc.Limits(max_unsent=50_000)
+    async with raw_client_of(Service(), lockstep=True, limits=limits) as peer, trio.open_nursery() as nursery:
+        nursery.start_soon(peer.open)
+        await settle()
+        sent = 0
 
         async def flood():
-            nonlocal stuck
-            await ours.send_all(
-                PREAMBLE
-                + encode_frame(
-                    Kind.HELLO, 0, b"\x83\xb0max_message_size\xce\0\x10\0\0\xa9max_calls\xcd\x03\xe8\xa9max_depth\x40"
-                )
-            )
-            from trpc._messages import encode_request
-
-            for call_id in range(1, 1000):
-                body = encode_request("Service.echo", ["x" * 1000], None, None, None, max_depth=8)
-                await ours.send_all(encode_frame(Kind.REQUEST, call_id, body))
-                stuck = call_id
+            nonlocal sent
+            for call_id in range(1, 201):
+                await peer.send_request(call_id, "Service.echo", "x" * 1000)
+                sent = call_id
 
         nursery.start_soon(flood)
         await trio.sleep(1)
-        assert 40 < stuck < 70, "reading has stopped once some 50 replies were waiting"
-        assert server.calls == ()
-        nursery.cancel_scope.cancel()
+        assert 40 < sent < 70, "reading has stopped once some 50 replies were waiting"
+        received = {(await peer.receive())[:2] for _ in range(200)}
+        assert received == {(Kind.RESULT, call_id) for call_id in range(1, 201)}
+        assert sent == 200
 
 
 async def test_callers_wait_for_room_when_the_server_reads_slowly(autojump_clock):
@@ -510,3 +499,19 @@ def test_an_interrupt_while_closing_is_not_in_a_group_and_nothing_hangs(calls):
             await main()
 
     trio.run(bounded)
+
+
+async def test_a_pong_that_nobody_waits_for_any_more():
+    async with client_of_raw_peer() as (client, peer):
+        await peer.open()
+        async with trio.open_nursery() as nursery:
+            start_call(nursery, {}, "ping", client.ping)
+            ping = await peer.receive()
+            nursery.cancel_scope.cancel()
+        await peer.send(Kind.PONG, ping.id)
+        await peer.send(Kind.PONG, ping.id)
+        async with trio.open_nursery() as nursery:
+            outcomes = {}
+            start_call(nursery, outcomes, "ping", client.ping)
+            await peer.send(Kind.PONG, (await peer.receive()).id)
+        assert outcomes["ping"] >= 0

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 import trpc
-from trpc._address import open_stream, open_tcp_listeners, unix_listener, url_of
+from trpc._address import address_of, open_stream, open_tcp_listeners, unix_listener, url_of
 
 
 async def accepts_and_echoes(listener, nursery):
@@ -324,3 +324,9 @@ async def test_listeners_that_are_no_sockets_have_no_url():
         async def aclose(self): ...
 
     assert url_of(Listener()) is None
+
+
+async def test_the_address_of_a_peer_that_has_gone():
+    with trio.socket.socket() as unconnected:
+        assert address_of(trio.SocketStream(unconnected)) == "a peer that has gone"
+    assert address_of(trio.testing.memory_stream_pair()[0]) == "StapledStream"

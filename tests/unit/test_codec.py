@@ -581,3 +581,11 @@ def test_unions_that_cannot_be_told_apart_are_refused(hint):
 @pytest.mark.parametrize("hint", [dict[str, object], list[object], object | None], ids=str)
 def test_object_stands_for_any_value_wherever_it_is(hint):
     check_hint(hint)
+
+
+@pytest.mark.parametrize("key", [bool, None, tuple[int, int], frozenset[int], int | str, bool | int], ids=str)
+def test_keys_that_text_cannot_tell_apart_are_no_hint(key):
+    with pytest.raises(TypeError, match="keys of this type cannot be sent"):
+        check_hint(dict[key, int])
+    with pytest.raises(TypeError, match="keys of this type cannot be sent"):
+        check_hint(list[dict[str, dict[key, int]]])

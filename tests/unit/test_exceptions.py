@@ -799,3 +799,15 @@ def test_an_attribute_that_cannot_be_sent_is_an_encode_error():
     exc.resource = object()
     with pytest.raises(EncodeError):
         encode(exc)
+
+
+def test_an_attribute_with_a_hint_that_cannot_be_sent_stays_plain():
+    @trpc.exception(name="OddHint")
+    class OddHint(Exception):
+        value: complex
+        when: dt.date
+
+    sent = OddHint("x")
+    sent.value, sent.when = 5, dt.date(2024, 2, 29)
+    error = hop(sent)
+    assert (error.value, error.when) == (5, dt.date(2024, 2, 29))
