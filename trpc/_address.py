@@ -121,7 +121,7 @@ async def unix_listener(path: str | os.PathLike[str]) -> AsyncGenerator[trio.Soc
     name = os.fspath(path)
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         if await _is_stale(name):
-            os.unlink(name)  # noqa: PTH108 - the path is a string all along
+            os.unlink(name)
         try:
             await sock.bind(name)
         except OSError as exc:
@@ -129,12 +129,12 @@ async def unix_listener(path: str | os.PathLike[str]) -> AsyncGenerator[trio.Soc
             raise OSError(exc.errno, f"cannot listen on the Unix socket {name!r}: {hint}") from exc
         try:
             # Between bind and listen nobody can connect, so there is no moment with other permissions.
-            os.chmod(name, 0o600)  # noqa: PTH101
+            os.chmod(name, 0o600)
             sock.listen(_BACKLOG)
             yield trio.SocketListener(sock)
         finally:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)  # noqa: PTH108
+                os.unlink(name)
 
 
 async def _is_stale(name: str) -> bool:
@@ -158,7 +158,7 @@ def url_of(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
     name = listener.socket.getsockname()
     if not isinstance(name, str | bytes):
         return f"tcp://{_host_and_port_of(name)}"
-    path = os.path.abspath(os.fsdecode(name))  # noqa: PTH100
+    path = os.path.abspath(os.fsdecode(name))
     # Only what would end the path or be taken for an escape: people read it.
     return "unix://" + path.replace("%", "%25").replace("#", "%23").replace("?", "%3F")
 

@@ -123,7 +123,7 @@ class Caller:
         await self._acquire_slot(call)
         try:
             await self._send_request(call, args, kwargs, signature)
-        except BaseException:
+        except BaseException:  # nothing was sent, whatever it is
             self._slots.release_on_behalf_of(call)
             raise
         call.task = trio.lowlevel.current_task()

@@ -168,6 +168,7 @@ class Connection:
 
     def _start_soon(self, *args: object, **kwargs: object) -> None:
         assert self._nursery is not None
+        # Its own signature cannot be repeated here: the types of args hang together with the function's.
         self._nursery.start_soon(*args, **kwargs)  # type: ignore[arg-type]
 
     async def _read(self) -> Exception:

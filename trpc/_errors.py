@@ -41,25 +41,25 @@ class RemoteError(RPCError):
         return f"{self.type_name}: {self.message}"
 
 
-class MethodNotFound(RPCError):  # noqa: N818 - the name is the API's
+class MethodNotFound(RPCError):
     """The peer has no method of that name that it lets others call. Nothing was executed."""
 
 
-class InvalidArguments(RPCError, TypeError):  # noqa: N818 - the name is the API's
+class InvalidArguments(RPCError, TypeError):
     """An argument does not fit the method's signature, or cannot be sent. The handler did not run.
 
     It is a ``TypeError`` too, because that is what a local call with these arguments raises.
     """
 
 
-class DeadlineExceeded(RPCError, trio.TooSlowError):  # noqa: N818 - the name is the API's
+class DeadlineExceeded(RPCError, trio.TooSlowError):
     """A limit on the server's side ended the call: its own ``max_call_time`` or a timeout in the handler.
 
     The caller's own deadline never raises this; it fires as ``trio.fail_after`` does around local code.
     """
 
 
-class ConnectionLost(RPCError, trio.BrokenResourceError):  # noqa: N818 - the name is the API's
+class ConnectionLost(RPCError, trio.BrokenResourceError):
     """The connection ended before the call had its reply.
 
     Attributes:
@@ -77,11 +77,11 @@ class ClientClosed(ConnectionLost, trio.ClosedResourceError):
     """This side closed the client. Not exported: users see a ``ConnectionLost``, as for a peer's close."""
 
 
-class Overloaded(RPCError):  # noqa: N818 - the name is the API's
+class Overloaded(RPCError):
     """The peer has as many calls in flight as it allows. The call was not executed."""
 
 
-class Unavailable(RPCError):  # noqa: N818 - the name is the API's
+class Unavailable(RPCError):
     """The peer cannot be reached or takes no more calls. The call was not executed."""
 
 
@@ -97,11 +97,11 @@ class UnavailableRefusedError(UnavailableOSError, ConnectionRefusedError):
     """Nobody listens there. Not exported, as above."""
 
 
-class Unauthenticated(RPCError):  # noqa: N818 - the name is the API's
+class Unauthenticated(RPCError):
     """The peer does not accept the credentials. Nothing was executed."""
 
 
-class MessageTooLarge(RPCError):  # noqa: N818 - the name is the API's
+class MessageTooLarge(RPCError):
     """A request or a reply is larger than its receiver accepts. Only this call fails."""
 
 
