@@ -111,6 +111,7 @@ class Caller:
 
     # --- what users await ---
 
+    @trio.lowlevel.enable_ki_protection
     async def call(
         self,
         method: str,
@@ -130,6 +131,7 @@ class Caller:
         reply: Frame = await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
         return await self._outcome(call, reply, signature)
 
+    @trio.lowlevel.enable_ki_protection
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
         """Sends a one-way call and waits until the transport has taken it."""
         body, _ = await self._prepare(method, args, kwargs, one_way=True)
@@ -137,6 +139,7 @@ class Caller:
         if not await self._outbox.wait_written(frame):
             self._raise_if_refused(maybe_executed=not self._outbox.discard(frame))
 
+    @trio.lowlevel.enable_ki_protection
     async def ping(self) -> float:
         """Seconds for a round trip to the peer's protocol machine; no handler is involved."""
         if self._lost or self._closing:
@@ -192,6 +195,7 @@ class Caller:
         for event in self._pings.values():
             event.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def close(self) -> None:
         """Cancels the calls in flight, from whichever task, and waits for their end as a cancelled call does."""
         self._closing = True
@@ -301,6 +305,7 @@ class Caller:
             self._start_soon(self._enforce_grace)
         return Abort.FAILED
 
+    @trio.lowlevel.enable_ki_protection
     async def _enforce_grace(self) -> None:
         """Ends the waits for acknowledgements that do not come. Runs while there are cancelled calls."""
         while self._cancelled:

@@ -124,6 +124,7 @@ class _Connecting:
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery]
         self._connection: Connection
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Client:
         transport: Transport = await self._open_transport()
         self._connection = Connection(transport, limits=self._limits, table={}, cancel_grace=self._cancel_grace)
@@ -132,6 +133,7 @@ class _Connecting:
         nursery.start_soon(self._run)
         return Client(self._connection)
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
@@ -146,6 +148,7 @@ class _Connecting:
                 # Nothing but an interrupt, which Trio delivers to whoever waits here: out of the group as well.
                 raise group.exceptions[0] from None
 
+    @trio.lowlevel.enable_ki_protection
     async def _run(self) -> None:
         # The connection lives as long as the `async with`, not as long as the scope around it: a call that
         # this scope cancels needs it for its CANCEL and the acknowledgement.

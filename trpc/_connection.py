@@ -16,6 +16,11 @@ However the connection ends (the peer closes it, breaks the protocol or breaks o
 cancelled), it ends through :meth:`Connection._lose`: our calls fail, the peer's handlers are cancelled,
 what is queued is written within a short time, and the transport is closed, although a handler that
 shields itself may go on.
+
+Ctrl-C must not strike between two lines that belong together, such as waking a task and noting that it is
+awake: the second wake-up would be an internal error of Trio's. So whatever changes the state of a
+connection is protected from it, in the connection's own tasks and in those of callers. A handler is not,
+and neither is what its caller awaits: Trio delivers the interrupt there, as a kind of cancel.
 """
 
 from __future__ import annotations
@@ -114,6 +119,7 @@ class Connection:
         """The calls that the peer has in flight."""
         return self._dispatcher.calls
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Lives as long as the connection. Raises only what a handler raised to end the whole process.
 
@@ -131,6 +137,7 @@ class Connection:
                     self._lose(ConnectionLost("this side ended it"))
                     self._reading_has_ended.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def close(self, *, orderly: bool) -> None:
         """Ends the connection from this side: calls in flight are cancelled and waited for, within the grace.
 
@@ -143,6 +150,7 @@ class Connection:
             self._closed_here = orderly and not self._lost
             self._lose(ClientClosed("this client is closed"))
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self) -> None:
         """Writes until the connection is over, and closes the transport: it does not wait for the handlers."""
         try:
@@ -188,6 +196,7 @@ class Connection:
             return self._refuse(exc)
         return ConnectionLost("the peer closed it")
 
+    @trio.lowlevel.enable_ki_protection
     async def _await_hello(self) -> None:
         """Ends the connection if the peer does not say who it is in time."""
         with trio.move_on_after(self._limits.hello_timeout):
@@ -221,6 +230,7 @@ class Connection:
             case _:
                 self.caller.on_goaway(frame)
 
+    @trio.lowlevel.enable_ki_protection
     def _lose(self, reason: Exception) -> None:
         """The connection is over: all that depends on it ends at once. The first reason counts."""
         if self._lost:

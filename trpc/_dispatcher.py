@@ -175,6 +175,7 @@ class Dispatcher:
             frame.id, method, request, context, expires=caller_deadline <= own_deadline, one_way=one_way
         )
 
+    @trio.lowlevel.enable_ki_protection
     async def _run(self, call: IncomingCall) -> None:
         """The handler's task, from the first step to the reply."""
         enter_call(call.context)
@@ -287,6 +288,7 @@ class Dispatcher:
         self._outbox.put(self._protocol.reply(kind, call_id, body), is_answer=True)
 
 
+@trio.lowlevel.disable_ki_protection
 async def _invoke(bound: BoundMethod, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if bound.method.is_async:
         return await bound.call(*args, **kwargs)

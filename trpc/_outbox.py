@@ -80,6 +80,7 @@ class Outbox:
         """
         return self.unsent_answers > self._max_unsent
 
+    @trio.lowlevel.enable_ki_protection
     def put(self, data: bytes, *, control: bool = False, is_answer: bool = False) -> Outgoing:
         """Queues a frame. Control frames go before all others, so that no large message delays them."""
         frame = Outgoing(data, is_answer=is_answer)
@@ -93,6 +94,7 @@ class Outbox:
         self._wake_writer()
         return frame
 
+    @trio.lowlevel.enable_ki_protection
     def discard(self, frame: Outgoing) -> bool:
         """Takes back a frame that is not a control frame. Says whether that was in time: whether no byte of it will ever leave."""
         if frame.state is State.QUEUED:
@@ -110,6 +112,7 @@ class Outbox:
         while self.is_full_of_answers and not self._closing:
             await self._room.park()
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_written(self, frame: Outgoing) -> bool:
         """Waits until the transport has taken ``frame``; False if the connection ended first.
 
@@ -128,6 +131,7 @@ class Outbox:
             await trio.lowlevel.checkpoint()
         return frame.state is State.WRITTEN
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, on_error: Callable[[Exception], None]) -> None:
         """Writes until :meth:`close`. A write that fails is reported to ``on_error``, and ends it.
 
@@ -144,6 +148,7 @@ class Outbox:
         finally:
             self._give_up()
 
+    @trio.lowlevel.enable_ki_protection
     def close(self, *, within: float) -> None:
         """Takes no more frames; writes those that are queued, for at most ``within`` seconds."""
         self._closing = True
