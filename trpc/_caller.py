@@ -17,7 +17,7 @@ grace and the end of the connection then decides what the task gets. No shield, 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
 import outcome
@@ -102,7 +102,9 @@ class Caller:
         self._pings: dict[int, trio.Event] = {}
         self._slots = trio.CapacityLimiter(min(max_calls, protocol.peer.max_calls))
         self._hello = trio.Event()
-        self._cancelled: deque[tuple[float, OutgoingCall]] = deque()
+        # Calls that wait for their acknowledgement, and until when; the first one's time is over first.
+        self._cancelled: OrderedDict[OutgoingCall, float] = OrderedDict()
+        self._enforces_grace = False
         self._idle = trio.Event()
         self._closing = False
         self._lost = False
@@ -300,8 +302,9 @@ class Caller:
             call.task = None
             return Abort.SUCCEEDED
         call.raise_cancel = raise_cancel
-        self._cancelled.append((trio.current_time() + self._cancel_grace, call))
-        if len(self._cancelled) == 1:
+        self._cancelled[call] = trio.current_time() + self._cancel_grace
+        if not self._enforces_grace:
+            self._enforces_grace = True
             self._start_soon(self._enforce_grace)
         return Abort.FAILED
 
@@ -309,14 +312,16 @@ class Caller:
     async def _enforce_grace(self) -> None:
         """Ends the waits for acknowledgements that do not come. Runs while there are cancelled calls."""
         while self._cancelled:
-            until, call = self._cancelled[0]
+            call, until = next(iter(self._cancelled.items()))
             await trio.sleep_until(until)
-            self._cancelled.popleft()
-            if call.task is not None and call.raise_cancel is not None:
+            if call in self._cancelled:
+                assert call.raise_cancel is not None
                 self._wake(call, outcome.capture(call.raise_cancel))
+        self._enforces_grace = False
 
     def _wake(self, call: OutgoingCall, result: outcome.Outcome[Any]) -> None:
         task, call.task, call.raise_cancel = call.task, None, None
+        self._cancelled.pop(call, None)
         assert task is not None
         trio.lowlevel.reschedule(task, result)
 

@@ -183,17 +183,25 @@ class Connection:
         """Reads until the connection ends; gives the reason."""
         try:
             while data := await self._transport.receive():
-                for frame in self._protocol.receive(data):
-                    if not self._lost:
-                        self._handle(frame)
+                frames = self._protocol.receive(data)
+                # Not one more once it is over: the protocol knows nothing any more of the calls that were open.
+                while not self._lost and (frame := next(frames, None)) is not None:
+                    self._handle(frame)
+                if self._lost:
+                    return ConnectionLost("it is over already")
                 if self._outbox.is_full_of_answers:
                     # The peer does not read them, so it gets no more.
                     await self._outbox.wait_until_answered()
-            self._protocol.receive_eof()
         except _BROKEN as exc:
             return exc
         except ProtocolError as exc:
-            return self._refuse(exc)
+            self._refuse(exc)
+            return exc
+        try:
+            self._protocol.receive_eof()
+        except ProtocolError as exc:
+            # Cut off, and not to blame.
+            return ConnectionLost(str(exc))
         return ConnectionLost("the peer closed it")
 
     @trio.lowlevel.enable_ki_protection
@@ -202,14 +210,15 @@ class Connection:
         with trio.move_on_after(self._limits.hello_timeout):
             await self._hello.wait()
         if not self._protocol.peer_is_known:
-            limit = self._limits.hello_timeout
-            self._lose(self._refuse(ProtocolError(f"no hello within {limit} s: it may not speak trpc")))
+            reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
+            self._refuse(ProtocolError(reason))
+            # It may be there, and only be slow: worth another try.
+            self._lose(ConnectionLost(reason))
 
-    def _refuse(self, error: ProtocolError) -> ProtocolError:
+    def _refuse(self, error: ProtocolError) -> None:
         """Lets the peer know why the connection ends."""
         logger.warning("closing the connection with %s: %s", self.peer, error)
         self._outbox.put(self._protocol.goaway(encode_status(error)), control=True)
-        return error
 
     def _handle(self, frame: Frame) -> None:
         """Hands one message to whom it concerns. Nothing here waits."""
@@ -236,6 +245,7 @@ class Connection:
         if self._lost:
             return
         self._lost = True
+        # What it has sent so far is not the beginning of any hello.
         is_refused = isinstance(reason, ProtocolError) and not self._protocol.peer_is_known
 
         def error(maybe_executed: bool) -> Exception:

@@ -248,12 +248,14 @@ class Dispatcher:
             return
         try:
             body = encode_exception(exc, send_traceback=self._send_tracebacks, max_depth=self._protocol.peer.max_depth)
-        except Exception as trouble:  # str() and the attributes of a user's exception may raise anything
+        except BaseException as trouble:  # str() and the attributes of a user's exception may raise anything
             logger.exception("%s for %s: the exception cannot be sent", call.method.name, self._peer)
             name = type(exc).__name__
             self._reply_internal(
                 call, f"{call.method.name} raised {name}, which cannot be sent: {type(trouble).__name__}"
             )
+            if not isinstance(trouble, Exception):
+                raise
             return
         self._reply(Kind.ERROR, call.id, body)
 

@@ -191,7 +191,10 @@ def _name_of(cls: type[BaseException]) -> str | None:
 def _state_of(exc: Exception) -> dict[str, Any]:
     """The public attributes of an instance of a registered class, also those in slots."""
     hints = _hints_of(type(exc))
-    slots = [name for base in type(exc).__mro__ for name in vars(base).get("__slots__", ())]
+    slots: list[str] = []
+    for base in type(exc).__mro__:
+        names = vars(base).get("__slots__", ())
+        slots += [names] if isinstance(names, str) else names
     state = {name: getattr(exc, name) for name in [*vars(exc), *slots] if name[:1] != "_" and hasattr(exc, name)}
     return {
         name: _codec.with_text_keys(value) if _codec.has_typed_keys(hints.get(name, Any)) else value
@@ -217,9 +220,18 @@ def decode_error(body: bytes, *, max_depth: int) -> Exception:
 
 
 def decode_status(body: bytes, *, max_depth: int) -> Callable[[], RPCError]:
-    """Makes the error of a GOAWAY, afresh for each call that gets it; it is read once."""
-    error = decode_error(body, max_depth=max_depth)
-    return functools.partial(_STATUS_CLASSES.get(_STATUS_CODES.get(type(error), 0), Unavailable), str(error))
+    """Makes the error of a GOAWAY, afresh for each call that gets it; the body is read once.
+
+    No handler has raised it, so that nothing but its code and its message counts, and no class but trpc's own.
+    """
+    try:
+        error = _codec.unpack(body, max_depth=max_depth)
+        code, message = error["code"], error.get("message", "")
+    except Exception as exc:  # noqa: BLE001 - whatever is in it
+        return functools.partial(ProtocolError, f"the peer's goaway cannot be read: {exc!r}")
+    if type(code) is not int or type(message) is not str:
+        return functools.partial(ProtocolError, "the peer's goaway cannot be read: its code or message is of no use")
+    return functools.partial(_STATUS_CLASSES.get(code, Unavailable), message)
 
 
 def _rebuild(error: dict[str, Any], left: Iterator[int]) -> Exception:

@@ -1,4 +1,4 @@
-"""Every limit, with the reason for its default beside it."""
+"""The limits, with the reason for its default beside each."""
 
 from __future__ import annotations
 

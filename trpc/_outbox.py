@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -58,13 +58,15 @@ class Outbox:
         self.unsent_answers = 0
         self._max_unsent = max_unsent
         self._transport = transport
-        self._control: deque[Outgoing] = deque()
-        self._frames: deque[Outgoing] = deque()
+        # Ordered, and any of them can be taken out at once: a thousand cancels are a thousand steps.
+        self._control: OrderedDict[Outgoing, None] = OrderedDict()
+        self._frames: OrderedDict[Outgoing, None] = OrderedDict()
         self._batch: list[Outgoing] = []
         self._writer: trio.lowlevel.Task | None = None
         self._closing = False
         self._scope = trio.CancelScope(shield=True)
         self._room = trio.lowlevel.ParkingLot()
+        self._answered = trio.lowlevel.ParkingLot()
 
     @property
     def is_full(self) -> bool:
@@ -87,7 +89,7 @@ class Outbox:
         if self._closing:
             frame.state = State.UNSENT
             return frame
-        (self._control if control else self._frames).append(frame)
+        (self._control if control else self._frames)[frame] = None
         self.unsent += len(data)
         if is_answer:
             self.unsent_answers += len(data)
@@ -96,9 +98,9 @@ class Outbox:
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, frame: Outgoing) -> bool:
-        """Takes back a frame that is not a control frame. Says whether that was in time: whether no byte of it will ever leave."""
+        """Takes back a frame that is not a control frame. Says whether no byte of it will ever leave."""
         if frame.state is State.QUEUED:
-            self._frames.remove(frame)
+            del self._frames[frame]
             self._settle([frame], State.UNSENT)
         return frame.state is State.UNSENT
 
@@ -106,11 +108,14 @@ class Outbox:
         """Waits until the peer has taken enough. A checkpoint only if it has to wait; cancel it freely."""
         while self.is_full and not self._closing:
             await self._room.park()
+        # One at a time: each lets the next one look, who waits on if there is no room left. To wake all for
+        # each batch that leaves would be quadratic.
+        self._room.unpark()
 
     async def wait_until_answered(self) -> None:
         """Waits until the peer has taken enough of the answers. Otherwise as :meth:`wait_for_room`."""
         while self.is_full_of_answers and not self._closing:
-            await self._room.park()
+            await self._answered.park()
 
     @trio.lowlevel.enable_ki_protection
     async def wait_written(self, frame: Outgoing) -> bool:
@@ -153,6 +158,7 @@ class Outbox:
         """Takes no more frames; writes those that are queued, for at most ``within`` seconds."""
         self._closing = True
         self._room.unpark_all()
+        self._answered.unpark_all()
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + within)
         self._wake_writer()
 
@@ -162,7 +168,7 @@ class Outbox:
             self._batch = []
             size = 0
             while (queue := self._control or self._frames) and size < _BATCH:
-                frame = queue.popleft()
+                frame, _ = queue.popitem(last=False)
                 frame.state = State.WRITING
                 size += len(frame.data)
                 self._batch.append(frame)
@@ -191,8 +197,10 @@ class Outbox:
             if frame.waiter is not None:
                 trio.lowlevel.reschedule(frame.waiter)
                 frame.waiter = None
-        if not (self.is_full and self.is_full_of_answers):
-            self._room.unpark_all()
+        if not self.is_full:
+            self._room.unpark()
+        if not self.is_full_of_answers:
+            self._answered.unpark_all()
 
     def _give_up(self) -> None:
         """Whatever is left will not be written."""
@@ -203,3 +211,4 @@ class Outbox:
         self._control.clear()
         self._frames.clear()
         self._room.unpark_all()
+        self._answered.unpark_all()

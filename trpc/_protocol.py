@@ -153,7 +153,7 @@ class Protocol:
 
     def forget_request(self, call_id: int) -> None:
         """The bytes of this request will not be written; its id is never used again."""
-        self._open_outgoing.remove(call_id)
+        self._open_outgoing.discard(call_id)
 
     def notify(self, body: bytes) -> bytes:
         """A one-way call: the bytes to write."""

@@ -61,7 +61,8 @@ def method(function: Any = None, /, *, in_thread: bool = False, idempotent: bool
     Args:
         function: the method; left out when there are options.
         in_thread: run a blocking ``def`` in a worker thread. A cancelled call waits for the thread to end,
-            which a long computation shortens by calling ``trio.from_thread.check_cancelled()``.
+            which a long computation shortens by calling ``trio.from_thread.check_cancelled()``. The threads
+            are Trio's: ``trio.to_thread.current_default_thread_limiter()`` says how many run at once.
         idempotent: declares that running it twice does no harm.
 
     Raises:
@@ -225,17 +226,19 @@ def service_name(cls: type[Any]) -> str:
     Raises:
         TypeError: the class has several such bases, none of which is a base of the others.
     """
-    for base in cls.__mro__:
-        if _SERVICE_MARK in vars(base):
-            return str(vars(base)[_SERVICE_MARK])
+    named = [base for base in cls.__mro__ if _SERVICE_MARK in vars(base)]
     marked = [base for base in cls.__mro__ if _marked(base)] or [cls]
-    root = marked[-1]
-    if not all(root in base.__mro__ for base in marked):
+    if named:
+        is_clear = all(base in named[0].__mro__ for base in named)
+    else:
+        is_clear = all(marked[-1] in base.__mro__ for base in marked)
+    if not is_clear:
+        interfaces = ", ".join(base.__name__ for base in named or marked[1:])
         raise TypeError(
-            f"{cls.__qualname__} implements several interfaces ({', '.join(base.__name__ for base in marked[1:])}):"
-            " say which with @trpc.service(name=...), or serve it as a mapping of names to objects"
+            f"{cls.__qualname__} implements several interfaces ({interfaces}): say which with"
+            " @trpc.service(name=...), or serve it as a mapping of names to objects"
         )
-    return root.__name__
+    return str(vars(named[0])[_SERVICE_MARK]) if named else marked[-1].__name__
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

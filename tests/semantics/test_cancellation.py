@@ -360,3 +360,13 @@ async def test_a_notification_carries_no_deadline(autojump_clock):
         with trio.fail_after(5):
             await client.notify("A.b")
         assert (await peer.receive()).body == b"\x92\xa3A.b\x90"
+
+
+async def test_nothing_is_kept_of_a_call_that_was_cancelled_and_acknowledged(autojump_clock):
+    service = Slow()
+    async with connected(service, cancel_grace=float("inf")) as (client, _):
+        for _ in range(3):
+            with trio.move_on_after(0.1):
+                await client.proxy(Slow).clean_up(0)
+        assert not client._caller._cancelled
+        assert not client._caller._in_flight

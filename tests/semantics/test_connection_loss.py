@@ -223,7 +223,7 @@ async def test_goaway_fails_what_was_not_accepted_and_what_comes_later():
 async def test_no_hello_in_time(autojump_clock):
     async with client_of_raw_peer(limits=trpc.Limits(hello_timeout=3)) as (client, _peer):
         start = trio.current_time()
-        with pytest.raises(trpc.ProtocolError, match="no hello within 3 s"):
+        with pytest.raises(trpc.ConnectionLost, match="no hello within 3 s"):
             await client.call("A.b")
         assert trio.current_time() - start == pytest.approx(3)
     async with raw_client_of(Service(), limits=trpc.Limits(hello_timeout=3)) as peer:
@@ -515,3 +515,83 @@ async def test_a_pong_that_nobody_waits_for_any_more():
             start_call(nursery, outcomes, "ping", client.ping)
             await peer.send(Kind.PONG, (await peer.receive()).id)
         assert outcomes["ping"] >= 0
+
+
+async def test_a_server_cut_off_at_every_byte_of_its_hello(autojump_clock):
+    """The handler may have run: nothing of this says that the peer does not speak trpc."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    hello = RawPeer(theirs).hello.encode()
+    opening = PREAMBLE + encode_frame(Kind.HELLO, 0, hello)
+    for cut in range(len(opening) + 1):
+        async with client_of_raw_peer() as (client, peer):
+            async with trio.open_nursery() as nursery:
+                outcomes = {}
+                start_call(nursery, outcomes, "call", client.call, "A.b")
+                await settle()
+                await peer.stream.send_all(opening[:cut])
+                await peer.stream.aclose()
+            assert type(outcomes["call"]) is trpc.ConnectionLost
+            assert outcomes["call"].maybe_executed
+
+
+async def test_what_comes_behind_the_end_is_not_read(caplog):
+    """A reply that crosses our own close is no mistake of the peer's."""
+    async with client_of_raw_peer() as (client, peer):
+        await peer.open()
+        async with trio.open_nursery() as nursery:
+            start_call(nursery, {}, "call", client.call, "A.b")
+            request = await peer.receive()
+            connection = client._connection
+            lose_at_pong = connection.caller.on_pong
+            connection.caller.on_pong = lambda number: connection._lose(trpc.ConnectionLost("now"))
+            start_call(nursery, {}, "ping", client.ping)
+            ping = await peer.receive()
+            await peer.stream.send_all(
+                encode_frame(Kind.PONG, ping.id) + encode_frame(Kind.RESULT, request.id, b"\xc0")
+            )
+        assert lose_at_pong
+    assert not [record for record in caplog.records if record.name == "trpc"]
+
+
+@pytest.mark.parametrize("where", ["reader", "writer", "handler's reply"])
+def test_an_interrupt_in_the_middle_of_the_connections_work(where, monkeypatch):
+    """Ctrl-C ends the program, at the next point where that is safe, whatever line it hits."""
+    from trpc._connection import Connection
+    from trpc._outbox import Outbox
+
+    calls = 0
+
+    def interrupting(function):
+        def wrapper(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == 7:
+                signal.raise_signal(signal.SIGINT)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    owner, name = {
+        "reader": (Connection, "_handle"),
+        "writer": (Outbox, "_settle"),
+        "handler's reply": (Outbox, "put"),
+    }[where]
+    monkeypatch.setattr(owner, name, interrupting(getattr(owner, name)))
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(trpc.serve_tcp, Service(), 0)
+            async with trpc.connect(server.url) as client, trio.open_nursery() as calls:
+                for _ in range(5):
+                    calls.start_soon(client.proxy(Service).wait)
+                while True:
+                    await client.proxy(Service).echo("x")
+
+    async def bounded():
+        with trio.fail_after(30):
+            await main()
+
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as error:
+        trio.run(bounded)
+    if isinstance(error.value, BaseExceptionGroup):
+        assert error.value.split(KeyboardInterrupt)[1] is None

@@ -138,13 +138,24 @@ async def test_names_from_a_peer_are_cut_and_make_no_lines_in_the_log(caplog):
     assert not any("\n" in message or len(message) > 2000 for message in messages)
 
 
+@trpc.exception(name="semantics.Stateful")
+class Stateful(Exception):
+    def __str__(self):
+        return f"tray {self.tray}"
+
+
 async def test_a_goaway_is_read_once_and_is_a_status():
+    registered = msgpack.packb({"code": Code.RAISED_REGISTERED, "type": "semantics.Stateful", "args": []})
     raised = msgpack.packb({"code": Code.RAISED_BUILTIN, "type": "KeyError", "message": "k"})
     for body, expected in [
         (encode_status(trpc.Unavailable("drain")), trpc.Unavailable),
         (encode_status(trpc.Unauthenticated("who?")), trpc.Unauthenticated),
         (raised, trpc.Unavailable),
+        (registered, trpc.Unavailable),
         (b"\xc1", trpc.ProtocolError),
+        (b"\x90", trpc.ProtocolError),
+        (msgpack.packb({"code": "x"}), trpc.ProtocolError),
+        (msgpack.packb({"code": 5, "message": None}), trpc.ProtocolError),
     ]:
         async with client_of_raw_peer() as (client, peer):
             await peer.open()
@@ -264,3 +275,21 @@ async def test_a_cancel_that_comes_when_everything_is_over_is_ignored():
     """The handler has ended with the connection, without a reply, and a CANCEL was read already."""
     async with connected(Service()) as (client, _):
         client._connection._dispatcher.on_cancel(99)
+
+
+async def test_an_exception_whose_text_ends_the_process_does_so_and_the_caller_hears():
+    class Fatal(Exception):
+        def __str__(self):
+            raise SystemExit
+
+    class Raises:
+        @trpc.method
+        async def fatal(self) -> None:
+            raise Fatal
+
+    with pytest.raises(BaseExceptionGroup) as group:
+        async with connected(Raises()) as (client, _):
+            with pytest.raises(trpc.RemoteError, match="cannot be sent: SystemExit"):
+                await client.proxy(Raises).fatal()
+            await trio.sleep_forever()
+    assert group.value.subgroup(SystemExit)

@@ -811,3 +811,13 @@ def test_an_attribute_with_a_hint_that_cannot_be_sent_stays_plain():
     sent.value, sent.when = 5, dt.date(2024, 2, 29)
     error = hop(sent)
     assert (error.value, error.when) == (5, dt.date(2024, 2, 29))
+
+
+def test_a_single_slot_given_as_text():
+    @trpc.exception(name="OneSlot")
+    class OneSlot(Exception):
+        __slots__ = "tray"
+
+    sent = OneSlot("x")
+    sent.tray = 5
+    assert hop(sent).tray == 5

@@ -287,8 +287,7 @@ def test_a_request_that_was_not_sent_gets_no_reply_and_its_id_is_gone():
     protocol = machine()
     call_id, _ = protocol.request(b"")
     protocol.forget_request(call_id)
-    with pytest.raises(KeyError):
-        protocol.forget_request(call_id)
+    protocol.forget_request(call_id)
     assert protocol.request(b"")[0] == call_id + 1
     refuses(protocol, encode_frame(Kind.RESULT, call_id), "not open")
 

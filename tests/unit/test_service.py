@@ -538,3 +538,24 @@ def test_a_plain_wrapper_of_an_async_method_is_refused():
 
     with pytest.raises(TypeError, match="make the wrapper async as well"):
         trpc.method(logged(work))
+
+
+def test_two_named_interfaces_are_not_clear():
+    @trpc.service
+    class One:
+        @trpc.method
+        async def one(self) -> None: ...
+
+    @trpc.service
+    class Two:
+        @trpc.method
+        async def two(self) -> None: ...
+
+    class Both(One, Two): ...
+
+    @trpc.service(name="Named")
+    class Named(One, Two): ...
+
+    with pytest.raises(TypeError, match=r"implements several interfaces \(One, Two\)"):
+        service_name(Both)
+    assert service_name(Named) == "Named"
