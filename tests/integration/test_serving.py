@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import sys
-from typing import Never, NoReturn
+from typing import Any, Never, NoReturn
 
 import pytest
 import trio
@@ -193,13 +193,17 @@ async def test_a_mistake_of_the_librarys_own_ends_one_connection_only(nursery, m
 async def test_keys_that_travel_as_text_and_arguments_that_do_not_fit(nursery):
     class Keys:
         @trpc.method
-        async def swap(self, table: dict[int, str], *, times: dict[float, int] | None = None) -> dict[str, int]:
+        async def swap(
+            self, table: dict[int, str], note: Any = None, *, times: dict[float, int] | None = None
+        ) -> dict[str, int]:
             return {value: key for key, value in table.items()}
 
     server = await nursery.start(trpc.serve_tcp, Keys(), 0)
     async with trpc.connect(server.url) as client:
         keys = client.proxy(Keys)
-        assert await keys.swap({1: "a"}, times={0.5: 1}) == {"a": 1}
+        assert await keys.swap({1: "a"}, {"b": 2}, times={0.5: 1}) == {"a": 1}
+        with pytest.raises(trpc.InvalidArguments, match="argument 'note' cannot be sent: a dictionary's keys must be"):
+            await keys.swap({1: "a"}, {2: "b"})
         with pytest.raises(trpc.InvalidArguments, match="missing a required argument: 'table'"):
             await keys.swap(times={0.5: 1})
         with pytest.raises(trpc.InvalidArguments, match="argument 'table' cannot be sent: two keys"):
