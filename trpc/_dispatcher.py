@@ -35,7 +35,6 @@ logger = logging.getLogger("trpc")
 # What handlers raise has a logger of its own, so that a server can choose how much of it to keep.
 handler_logger = logging.getLogger("trpc.handler")
 
-
 # Characters of what a peer sent, in messages and in the log.
 _MAX_SHOWN: Final = 300
 

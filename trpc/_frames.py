@@ -40,7 +40,7 @@ class Frame(NamedTuple):
     stream: int = 0
 
 
-def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002
+def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002 - as in Frame
     """The bytes of one frame."""
     return _PREFIXED_HEADER.pack(HEADER_SIZE + len(body), kind, flags, stream, id) + body
 

@@ -41,8 +41,8 @@ class Limits:
     scopes at a few KiB each, this is some MiB per connection."""
 
     max_unsent: int = 4 * MiB
-    """Bytes that wait to be written to a peer that reads slowly. Above it, a server stops reading that
-    peer's requests, and a client's callers wait."""
+    """Bytes that wait to be written to a peer that reads slowly. Above it in answers to what the peer has
+    sent, it is not read any more until it reads; above it in all, new calls to it wait."""
 
     hello_timeout: float = 5.0
     """Seconds until the peer's hello has to be there. It is the first thing that a peer sends, so this is

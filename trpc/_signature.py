@@ -143,8 +143,9 @@ def _hints(function: Callable[..., object], method: str) -> dict[str, Any]:
 
 def _hint(hints: dict[str, Any], name: str) -> Any:
     hint = hints.get(name, Any)
-    # Of object everything is an instance; and of what never comes back, there is nothing to check.
-    return Any if hint in {object, NoReturn, Never} else hint
+    # Of object everything is an instance; and of what never comes back, there is nothing to check. With `is`,
+    # because a hint need not be hashable.
+    return Any if any(hint is anything for anything in (object, NoReturn, Never)) else hint
 
 
 def _check(hint: Any, what: str, method: str) -> None:
@@ -166,6 +167,7 @@ def _tuples_by_arity(
         return {}
     required = sum(p.default is inspect.Parameter.empty for p in positional)
     types = [hints[p.name] for p in positional]
+    # mypy takes the subscript for a type written in the source, where it may not be computed.
     return {
         n: None if all(hint is Any for hint in types[:n]) else tuple[tuple(types[:n])]  # type: ignore[misc]
         for n in range(required, len(positional) + 1)

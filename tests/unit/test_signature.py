@@ -395,3 +395,11 @@ def test_object_inside_of_a_hint_takes_anything():
     value = {"a": [1, b"x", None, {"b": 2.5}]}
     args, _ = signature_of(dict[str, object]).convert_arguments([value], None)
     assert args[0] == value
+
+
+def test_a_hint_that_has_no_hash():
+    class Notes:
+        def f(self, a: Annotated[int, {"unit": "m"}]) -> Annotated[int, []]: ...
+
+    with pytest.raises(InvalidArguments, match="argument 'a': Expected `int`, got `str`"):
+        Signature(Notes.f, "Notes.f").convert_arguments(["x"], None)
