@@ -12,12 +12,12 @@ docs/wire-protocol.md specifies all of it.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ._errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 VERSION: Final = 1
 # The first byte can start neither ASCII, UTF-8 nor a TLS record, so that the first byte of a stray
@@ -30,14 +30,22 @@ _PREFIXED_HEADER = struct.Struct(">IBBHQ")
 HEADER_SIZE: Final = _PREFIXED_HEADER.size - _LENGTH.size
 
 
+# Bodies up to this size are copied out of what was read; larger ones stay where they are.
+_COPIED: Final = 64 * 1024
+
+
 class Frame(NamedTuple):
     """One frame, as it is on the wire."""
 
     kind: int
     id: int
-    body: bytes
+    body: bytes | memoryview
     flags: int = 0
     stream: int = 0
+
+
+# Half the time of Frame(...), which is a Python function around this.
+_new_frame: Final = cast("Callable[[type[Frame], tuple[object, ...]], Frame]", tuple.__new__)
 
 
 def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002 - as in Frame
@@ -50,11 +58,17 @@ class FrameReader:
 
     Args:
         max_body: largest acceptable body in bytes; may be changed between frames.
+
+    Attributes:
+        missing: how many bytes the frame that has begun still lacks; 0 if that is not known yet.
     """
+
+    __slots__ = ("_buffer", "_preamble_read", "max_body", "missing")
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
-        self._buffer = bytearray()
+        self.missing = 0
+        self._buffer: bytes | bytearray = b""
         self._preamble_read = 0
 
     def feed(self, data: bytes | bytearray) -> Iterator[Frame]:
@@ -68,28 +82,49 @@ class FrameReader:
         """
         if self._preamble_read < len(PREAMBLE):
             data = self._feed_preamble(data)
-        buffer = self._buffer
-        buffer += data
+        if self._buffer:
+            # It grows with what has arrived, never with what is only announced.
+            if type(self._buffer) is bytes:
+                self._buffer = bytearray(self._buffer)
+            self._buffer += data
+            if len(data) < self.missing:
+                self.missing -= len(data)
+                return
+            data = self._buffer
+        size = len(data)
         position = 0
         try:
-            while len(buffer) - position >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(buffer, position)
-                # On the length alone: nothing is allocated for a frame that cannot be accepted.
-                if length < HEADER_SIZE:
-                    raise ProtocolError(f"a frame of length {length}; the shortest is {HEADER_SIZE}")
-                if length > HEADER_SIZE + self.max_body:
-                    raise ProtocolError(
-                        f"a frame of length {length}; the longest accepted here is {HEADER_SIZE + self.max_body}"
-                    )
-                end = position + _LENGTH.size + length
-                if len(buffer) < end:
+            while size - position >= _LENGTH.size:
+                if size - position < _PREFIXED_HEADER.size:
+                    # On the length alone: what cannot be accepted is refused at once.
+                    self._check_length(*_LENGTH.unpack_from(data, position))
                     break
-                _, kind, flags, stream, call_id = _PREFIXED_HEADER.unpack_from(buffer, position)
-                body = bytes(memoryview(buffer)[position + _PREFIXED_HEADER.size : end])
+                length, kind, flags, stream, call_id = _PREFIXED_HEADER.unpack_from(data, position)
+                if not HEADER_SIZE <= length <= HEADER_SIZE + self.max_body:
+                    self._check_length(length)
+                end = position + _LENGTH.size + length
+                if size < end:
+                    break
+                start = position + _PREFIXED_HEADER.size
+                if length > _COPIED:
+                    body = memoryview(data)[start:end]
+                else:
+                    body = bytes(data[start:end])
                 position = end
-                yield Frame(kind, call_id, body, flags, stream)
+                yield _new_frame(Frame, (kind, call_id, body, flags, stream))
         finally:
-            del buffer[:position]
+            # Another object in any case: a large body may be a view of this one.
+            self._buffer = data[position:]
+            rest = size - position
+            self.missing = _LENGTH.unpack_from(data, position)[0] + _LENGTH.size - rest if rest >= _LENGTH.size else 0
+
+    def _check_length(self, length: int) -> None:
+        if length < HEADER_SIZE:
+            raise ProtocolError(f"a frame of length {length}; the shortest is {HEADER_SIZE}")
+        if length > HEADER_SIZE + self.max_body:
+            raise ProtocolError(
+                f"a frame of length {length}; the longest accepted here is {HEADER_SIZE + self.max_body}"
+            )
 
     @property
     def inside_frame(self) -> bool:

@@ -11,6 +11,7 @@ from ._errors import InvalidArguments
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+_NO_KEYWORDS: Final[Mapping[str, Any]] = {}
 _POSITIONAL: Final = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
@@ -32,6 +33,7 @@ class Signature:
         has_typed_keys: whether an argument is a dictionary whose keys travel as text; see
             :meth:`with_text_keys`.
         returns_typed_keys: the same of the result.
+        convert_result: makes of a plain result what ``returns`` says; None if that is anything.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Signature:
         self.returns_typed_keys = _codec.has_typed_keys(self.returns)
         positional = [p for p in parameters if p.kind in _POSITIONAL]
         self._positional_names = [p.name for p in positional]
-        self._tuples = _tuples_by_arity(parameters, positional, self._hints)
+        self._tuples = _converters_by_arity(parameters, positional, self._hints)
+        self.convert_result = None if self.returns is Any else _codec.converter(self.returns)
+        self._converters = {name: _codec.converter(hint) for name, hint in self._hints.items() if hint is not Any}
 
     def convert_arguments(
         self, args: list[Any], kwargs: Mapping[str, Any] | None
@@ -63,11 +67,11 @@ class Signature:
         """
         # The common case, in one call into C: as many positional arguments as the method can take.
         if not kwargs and len(args) in self._tuples:
-            hint = self._tuples[len(args)]
-            if hint is None:
-                return args, {}
+            convert = self._tuples[len(args)]
+            if convert is None:
+                return args, _NO_KEYWORDS
             try:
-                return _codec.convert(args, hint), {}
+                return convert(args), _NO_KEYWORDS
             except _codec.DecodeError:
                 pass  # below, parameter by parameter, to name the one
         return self._replace(args, kwargs or {}, self._convert)
@@ -122,11 +126,11 @@ class Signature:
         return str(index + 1)
 
     def _convert(self, shown: str, name: str, value: object) -> Any:
-        hint = self._hints[name]
-        if hint is Any:
+        convert = self._converters.get(name)
+        if convert is None:
             return value
         try:
-            return _codec.convert(value, hint)
+            return convert(value)
         except _codec.DecodeError as exc:
             raise InvalidArguments(f"{self._method}: argument {shown!r}: {exc}") from None
 
@@ -156,10 +160,10 @@ def _check(hint: Any, what: str, method: str) -> None:
         raise TypeError(f"{method}: the type hint `{shown}` of {what} cannot be sent: {exc}") from exc
 
 
-def _tuples_by_arity(
+def _converters_by_arity(
     parameters: list[inspect.Parameter], positional: list[inspect.Parameter], hints: dict[str, Any]
-) -> dict[int, Any]:
-    """For each number of positional arguments that is enough, the hint of all of them; None: as they are."""
+) -> dict[int, Callable[[Any], Any] | None]:
+    """For each number of positional arguments that is enough, what converts them all; None: they stay as they are."""
     required_keywords = [
         p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is inspect.Parameter.empty
     ]
@@ -169,6 +173,6 @@ def _tuples_by_arity(
     types = [hints[p.name] for p in positional]
     # mypy takes the subscript for a type written in the source, where it may not be computed.
     return {
-        n: None if all(hint is Any for hint in types[:n]) else tuple[tuple(types[:n])]  # type: ignore[misc]
+        n: None if all(hint is Any for hint in types[:n]) else _codec.converter(tuple[tuple(types[:n])])  # type: ignore[misc]
         for n in range(required, len(positional) + 1)
     }
