@@ -35,15 +35,17 @@ from ._errors import (
     RemoteError,
 )
 from ._exceptions import decode_error, decode_status
+from ._frames import Frame
 from ._messages import Kind, encode_request
+from ._outbox import Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from ._frames import Frame
-    from ._outbox import Outbox, Outgoing
+    from ._outbox import Outbox
     from ._protocol import Protocol
     from ._signature import Signature
+    from ._workers import Workers
 
 
 # Seconds that a peer may see a deadline before we do. It counts from when the request has arrived, so only
@@ -51,20 +53,26 @@ if TYPE_CHECKING:
 _CLOCK_DIFFERENCE: Final = 1.0
 
 
-class OutgoingCall:
+class OutgoingCall(Outgoing):
     """One call of ours: from the moment that it has a slot until its terminal reply is there."""
 
-    __slots__ = ("deadline", "frame", "id", "method", "raise_cancel", "task")
+    __slots__ = ("awaited", "cancelled", "deadline", "id", "method", "raise_cancel", "result", "task")
 
     def __init__(self, method: str) -> None:
+        super().__init__()
         self.method = method
         self.id = 0
         self.deadline = math.inf
-        self.frame: Outgoing
+        self.awaited = True
+        """Whether anybody still wants the result; else the late reply is dropped."""
+        self.result: Frame | Exception | None = None
+        """The terminal reply, or what is raised in its place."""
         self.task: trio.lowlevel.Task | None = None
-        """The caller's task while it waits; None once it has given up and the late reply is to be dropped."""
+        """The caller's task while it is parked."""
+        self.cancelled = False
+        """Whether it only waits for the acknowledgement of its cancel."""
         self.raise_cancel: Callable[[], Any] | None = None
-        """Set while a cancelled call waits for the acknowledgement."""
+        """Trio's, for a task that was cancelled while it was parked."""
 
 
 class Caller:
@@ -72,35 +80,67 @@ class Caller:
 
     Args:
         protocol, outbox: those of the connection.
+        workers: those of the connection.
         cancel_grace: seconds that a cancelled call waits for its terminal reply; 0: not at all.
         max_depth: nesting accepted in replies.
         max_calls: calls that this side has in flight at most, whatever the peer allows.
-        start_soon: starts a background task of the connection.
+        wake_reader: sees to it that the connection is being read.
 
     Attributes:
         late_replies: replies that came after their caller had given up, and were dropped.
+        lead: while nobody reads the connection: reads it, until the call that is given has a result.
     """
+
+    __slots__ = (
+        "_cancel_grace",
+        "_cancelled",
+        "_closing",
+        "_enforces_grace",
+        "_hello",
+        "_idle",
+        "_in_flight",
+        "_lost",
+        "_max_calls",
+        "_max_depth",
+        "_outbox",
+        "_pings",
+        "_protocol",
+        "_refusal",
+        "_slots",
+        "_taken",
+        "_waiting",
+        "_wake_reader",
+        "_workers",
+        "late_replies",
+        "lead",
+    )
 
     def __init__(
         self,
         protocol: Protocol,
         outbox: Outbox,
+        workers: Workers,
         *,
         cancel_grace: float,
         max_depth: int,
         max_calls: int,
-        start_soon: Callable[..., None],
+        wake_reader: Callable[[], None],
     ) -> None:
         self.late_replies = 0
+        self.lead: Callable[[OutgoingCall], Coroutine[Any, Any, None]] | None = None
         self._protocol = protocol
         self._outbox = outbox
+        self._workers = workers
         self._cancel_grace = cancel_grace
         self._max_depth = max_depth
         self._max_calls = max_calls
-        self._start_soon = start_soon
+        self._wake_reader = wake_reader
         self._in_flight: dict[int, OutgoingCall] = {}
         self._pings: dict[int, trio.Event] = {}
-        self._slots = trio.CapacityLimiter(min(max_calls, protocol.peer.max_calls))
+        self._slots: float = min(max_calls, protocol.peer.max_calls)
+        self._taken = 0
+        """Slots that somebody has. As long as there are others, nobody waits for one."""
+        self._waiting = trio.lowlevel.ParkingLot()
         self._hello = trio.Event()
         # Calls that wait for their acknowledgement, and until when; the first one's time is over first.
         self._cancelled: OrderedDict[OutgoingCall, float] = OrderedDict()
@@ -110,6 +150,11 @@ class Caller:
         self._lost = False
         self._refusal: Callable[[bool], Exception] | None = None
         """Once there will be no more calls: makes the error of one, from "may it have been executed?"."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is expected of the peer."""
+        return not self._in_flight and not self._pings
 
     # --- what users await ---
 
@@ -123,21 +168,34 @@ class Caller:
     ) -> Any:
         """Calls a method of the peer and waits for the outcome. What is raised: see ``Client.call``."""
         call = OutgoingCall(method)
-        await self._acquire_slot(call)
+        if self._taken < self._slots:
+            self._taken += 1
+        else:
+            await self._waiting.park()
         try:
-            await self._send_request(call, args, kwargs, signature)
+            if not self._send_now(call, args, kwargs, signature):
+                await self._send_when_possible(call, args, kwargs, signature)
         except BaseException:  # nothing was sent, whatever it is
-            self._slots.release_on_behalf_of(call)
+            self._release_slot()
             raise
-        call.task = trio.lowlevel.current_task()
-        reply: Frame = await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
-        return await self._outcome(call, reply, signature)
+        if self.lead is not None:
+            await self._wait_as_reader(call, self.lead)
+        else:
+            call.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
+        result = call.result
+        if isinstance(result, Frame):
+            if result.kind == Kind.RESULT:
+                return self._value_of(call, result, signature)
+            raise await self._error_of(call, result)
+        assert result is not None
+        raise result
 
     @trio.lowlevel.enable_ki_protection
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
         """Sends a one-way call and waits until the transport has taken it."""
         body, _ = await self._prepare(method, args, kwargs, one_way=True)
-        frame = self._outbox.put(self._protocol.notify(body))
+        frame = self._outbox.put(self._protocol.notify(body), alone=not self._in_flight)
         if not await self._outbox.wait_written(frame):
             self._raise_if_refused(maybe_executed=not self._outbox.discard(frame))
 
@@ -146,6 +204,7 @@ class Caller:
         """Seconds for a round trip to the peer's protocol machine; no handler is involved."""
         if self._lost or self._closing:
             self._raise_if_refused()
+        self._wake_reader()
         number, data = self._protocol.ping()
         pong = self._pings[number] = trio.Event()
         start = trio.current_time()
@@ -162,19 +221,19 @@ class Caller:
 
     def on_hello(self) -> None:
         """The peer's limits are known."""
-        self._slots.total_tokens = min(self._max_calls, self._protocol.peer.max_calls)
+        self._set_slots(min(self._max_calls, self._protocol.peer.max_calls))
         self._hello.set()
 
     def on_reply(self, frame: Frame) -> None:
         """A terminal reply arrived: wakes its caller, or drops it if the caller has given up."""
         call = self._in_flight.pop(frame.id)
-        self._slots.release_on_behalf_of(call)
-        if call.task is None:
+        self._release_slot()
+        if not call.awaited:
             self.late_replies += 1
-        elif call.raise_cancel is not None and frame.kind in {Kind.CANCELLED, Kind.EXPIRED}:
-            self._wake(call, outcome.capture(call.raise_cancel))
+        elif call.cancelled and frame.kind in {Kind.CANCELLED, Kind.EXPIRED}:
+            self._end_cancelled(call)
         else:
-            self._wake(call, outcome.Value(frame))
+            self._wake(call, frame)
         if self._closing and not self._is_awaited():
             self._idle.set()
 
@@ -185,7 +244,7 @@ class Caller:
 
     def on_goaway(self, frame: Frame) -> None:
         """The peer takes no more calls: those above the last it accepted were not and will not be executed."""
-        make = decode_status(frame.body, max_depth=self._max_depth)
+        make = decode_status(bytes(frame.body), max_depth=self._max_depth)
         self._refuse(lambda _: make())
         self._fail([call for call in self._in_flight.values() if call.id > frame.id])
 
@@ -203,34 +262,56 @@ class Caller:
         self._closing = True
         self._refuse(_closed)
         calls = list(self._in_flight.values())
-        self._fail([call for call in calls if self._outbox.discard(call.frame)])
+        self._fail([call for call in calls if self._outbox.discard(call)])
         for call in self._in_flight.values():
-            if call.task is not None and call.raise_cancel is None:
-                self._outbox.put(self._protocol.cancel(call.id), control=True)
+            if call.awaited and not call.cancelled:
+                self._send_cancel(call)
         if self._is_awaited():
             with trio.move_on_after(self._cancel_grace):
                 await self._idle.wait()
 
     # --- the way of a call ---
 
-    async def _acquire_slot(self, call: OutgoingCall) -> None:
-        self._raise_if_refused()
-        try:
-            self._slots.acquire_on_behalf_of_nowait(call)
-        except trio.WouldBlock:
-            await self._slots.acquire_on_behalf_of(call)
+    def _release_slot(self) -> None:
+        if self._waiting:
+            # It passes to the next one.
+            self._waiting.unpark()
+        else:
+            self._taken -= 1
 
-    async def _send_request(
-        self,
-        call: OutgoingCall,
-        args: Sequence[object],
-        kwargs: Mapping[str, object] | None,
-        signature: Signature | None,
+    def _set_slots(self, number: float) -> None:
+        self._slots = number
+        self._taken += len(self._waiting.unpark(count=max(0, number - self._taken)))
+
+    def _send_now(
+        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, signature: Signature | None
+    ) -> bool:
+        """Queues the request, if there is nothing to be waited for. Otherwise as :meth:`_send_when_possible`."""
+        deadline = trio.current_effective_deadline()
+        time_left = None
+        if deadline != math.inf:
+            time_left = deadline - trio.current_time()
+            if time_left <= 0:
+                return False
+        if self._refusal is not None or self._outbox.is_full:
+            return False
+        body = self._encode(call.method, args, kwargs, time_left, signature)
+        if len(body) > self._protocol.peer.max_message_size:
+            return False
+        call.deadline = deadline
+        self._send(call, body)
+        return True
+
+    async def _send_when_possible(
+        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, signature: Signature | None
     ) -> None:
         """Queues the request. Nothing was sent if this raises."""
         body, call.deadline = await self._prepare(call.method, args, kwargs, signature)
+        self._send(call, body)
+
+    def _send(self, call: OutgoingCall, body: bytes) -> None:
         call.id, data = self._protocol.request(body)
-        call.frame = self._outbox.put(data)
+        self._outbox.put(data, call, alone=not self._in_flight)
         self._in_flight[call.id] = call
 
     async def _prepare(
@@ -289,54 +370,108 @@ class Caller:
                     raise InvalidArguments(f"{method}: argument {name} cannot be sent: {reason}") from reason
             raise InvalidArguments(f"{method}: the request cannot be sent: {exc}") from exc
 
+    async def _wait_as_reader(
+        self, call: OutgoingCall, lead: Callable[[OutgoingCall], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Waits for the result by reading the connection, as nobody else does: that saves waking a task."""
+        try:
+            await lead(call)
+        except BaseException as exc:
+            if call.result is None:
+                await self._give_up(call)
+            # A result that won the race is delivered, as if the cancel had come a moment later; Trio raises
+            # it again at the next checkpoint. An interrupt comes only once.
+            if not isinstance(exc, trio.Cancelled) or call.result is None:
+                raise
+
+    async def _give_up(self, call: OutgoingCall) -> None:
+        """The caller is cancelled: waits, within the grace, for what still may come in place of the cancel."""
+        if self._take_back(call):
+            return
+        self._send_cancel(call)
+        call.cancelled = True
+        if self._cancel_grace > 0:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._cancel_grace):
+                call.task = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(_abort_wait)
+        call.awaited = False
+        call.task = None
+
     def _abort(self, call: OutgoingCall, raise_cancel: Callable[[], Any]) -> Abort:
         """Trio asks whether the wait for the reply can be given up."""
-        if self._outbox.discard(call.frame):
-            self._protocol.forget_request(call.id)
-            del self._in_flight[call.id]
-            self._slots.release_on_behalf_of(call)
+        if self._take_back(call):
             return Abort.SUCCEEDED
-        self._outbox.put(self._protocol.cancel(call.id), control=True)
+        self._send_cancel(call)
         if self._cancel_grace <= 0:
             # The slot stays taken until the reply: the peer counts the call until its handler has ended.
-            call.task = None
+            call.awaited = False
             return Abort.SUCCEEDED
+        call.cancelled = True
         call.raise_cancel = raise_cancel
         self._cancelled[call] = trio.current_time() + self._cancel_grace
         if not self._enforces_grace:
             self._enforces_grace = True
-            self._start_soon(self._enforce_grace)
+            self._workers.run(self._enforce_grace)
         return Abort.FAILED
 
+    def _take_back(self, call: OutgoingCall) -> bool:
+        """Ends a call whose request has not left."""
+        if not self._outbox.discard(call):
+            return False
+        self._forget(call)
+        return True
+
+    def _forget(self, call: OutgoingCall) -> None:
+        self._protocol.forget_request(call.id)
+        del self._in_flight[call.id]
+        self._release_slot()
+
+    def _send_cancel(self, call: OutgoingCall) -> None:
+        self._outbox.put(self._protocol.cancel(call.id), control=True, alone=len(self._in_flight) <= 1)
+
     @trio.lowlevel.enable_ki_protection
-    async def _enforce_grace(self) -> None:
+    async def _enforce_grace(self, _: object) -> None:
         """Ends the waits for acknowledgements that do not come. Runs while there are cancelled calls."""
         while self._cancelled:
             call, until = next(iter(self._cancelled.items()))
             await trio.sleep_until(until)
             if call in self._cancelled:
-                assert call.raise_cancel is not None
-                self._wake(call, outcome.capture(call.raise_cancel))
+                self._end_cancelled(call)
         self._enforces_grace = False
 
-    def _wake(self, call: OutgoingCall, result: outcome.Outcome[Any]) -> None:
-        task, call.task, call.raise_cancel = call.task, None, None
+    def _wake(self, call: OutgoingCall, result: Frame | Exception) -> None:
+        """The call has its result; a task that does not read itself is parked, and goes on."""
+        call.awaited = False
+        call.result = result
         self._cancelled.pop(call, None)
-        assert task is not None
-        trio.lowlevel.reschedule(task, result)
+        if call.task is not None:
+            trio.lowlevel.reschedule(call.task)
+            call.task = None
 
-    async def _outcome(self, call: OutgoingCall, reply: Frame, signature: Signature | None) -> Any:
-        """What the caller gets from the terminal reply."""
-        if reply.kind == Kind.RESULT:
-            try:
-                value = _codec.unpack(reply.body, max_depth=self._max_depth)
-                if signature is None or signature.returns is Any:
-                    return value
-                return _codec.convert(value, signature.returns)
-            except _codec.DecodeError as exc:
-                raise ProtocolError(f"{call.method}: the result is not what the method returns: {exc}") from exc
+    def _end_cancelled(self, call: OutgoingCall) -> None:
+        """A cancelled call is acknowledged, or given up: its task gets the cancel that it waited with."""
+        call.awaited = False
+        self._cancelled.pop(call, None)
+        assert call.task is not None
+        if call.raise_cancel is None:
+            trio.lowlevel.reschedule(call.task)
+        else:
+            trio.lowlevel.reschedule(call.task, outcome.capture(call.raise_cancel))
+        call.task = None
+
+    def _value_of(self, call: OutgoingCall, reply: Frame, signature: Signature | None) -> Any:
+        try:
+            value = _codec.unpack(reply.body, max_depth=self._max_depth)
+            if signature is None or signature.convert_result is None:
+                return value
+            return signature.convert_result(value)
+        except _codec.DecodeError as exc:
+            raise ProtocolError(f"{call.method}: the result is not what the method returns: {exc}") from exc
+
+    async def _error_of(self, call: OutgoingCall, reply: Frame) -> Exception:
+        """What the caller gets from a reply that is no result."""
         if reply.kind == Kind.ERROR:
-            raise decode_error(reply.body, max_depth=self._max_depth)
+            return decode_error(bytes(reply.body), max_depth=self._max_depth)
         if reply.kind == Kind.EXPIRED and call.deadline != math.inf:
             # Our own deadline, which the peer's clock saw a moment earlier: our own scope is to fire.
             if call.deadline - trio.current_time() <= _CLOCK_DIFFERENCE:
@@ -344,10 +479,10 @@ class Caller:
                 await trio.lowlevel.checkpoint()
             # Still here: somebody has moved the scope's deadline since the request was sent, or the peer's
             # word is not to be waited for.
-            raise DeadlineExceeded(f"{call.method}: the peer says that the deadline of the call has passed")
+            return DeadlineExceeded(f"{call.method}: the peer says that the deadline of the call has passed")
         if self._closing:
-            raise _closed(maybe_executed=True)
-        raise RemoteError("the peer cancelled the call", type_name="Cancelled")
+            return _closed(maybe_executed=True)
+        return RemoteError("the peer cancelled the call", type_name="Cancelled")
 
     # --- the end ---
 
@@ -356,11 +491,11 @@ class Caller:
         self._refusal = error
         self._hello.set()
         # Whoever waits for a slot gets one, and then the error.
-        self._slots.total_tokens = math.inf
+        self._set_slots(math.inf)
 
     def _is_awaited(self) -> bool:
         """Whether anybody waits for a reply."""
-        return any(call.task is not None for call in self._in_flight.values())
+        return any(call.awaited for call in self._in_flight.values())
 
     def _raise_if_refused(self, *, maybe_executed: bool = False) -> None:
         if self._refusal is not None:
@@ -369,18 +504,18 @@ class Caller:
     def _fail(self, calls: list[OutgoingCall]) -> None:
         assert self._refusal is not None
         for call in calls:
-            maybe_executed = not self._outbox.discard(call.frame)
-            self._protocol.forget_request(call.id)
-            del self._in_flight[call.id]
-            self._slots.release_on_behalf_of(call)
-            if call.task is None:
-                continue
-            if call.raise_cancel is not None:
-                self._wake(call, outcome.capture(call.raise_cancel))
-            else:
-                self._wake(call, outcome.Error(self._refusal(maybe_executed)))
+            maybe_executed = not self._outbox.discard(call)
+            self._forget(call)
+            if call.awaited and call.cancelled:
+                self._end_cancelled(call)
+            elif call.awaited:
+                self._wake(call, self._refusal(maybe_executed))
         if self._closing and not self._is_awaited():
             self._idle.set()
+
+
+def _abort_wait(_: object) -> Abort:
+    return Abort.SUCCEEDED
 
 
 def _closed(maybe_executed: bool) -> Exception:

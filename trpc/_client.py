@@ -11,7 +11,7 @@ from ._connection import Connection
 from ._limits import Limits
 from ._proxy import UntypedProxy, typed_proxy
 from ._service import service_name
-from ._transport import StreamTransport
+from ._transport import transport_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +186,7 @@ def connect(
 
     async def open_transport() -> Transport:
         stream = await open_stream(url)
-        return StreamTransport(stream, address_of(stream))
+        return transport_of(stream, address_of(stream))
 
     return _Connecting(open_transport, limits=limits, cancel_grace=cancel_grace)
 
@@ -198,6 +198,6 @@ def connect_stream(
 
     async def open_transport() -> Transport:
         # No checkpoint: a cancel here would leave the stream to nobody.
-        return StreamTransport(stream, address_of(stream))
+        return transport_of(stream, address_of(stream))
 
     return _Connecting(open_transport, limits=limits, cancel_grace=cancel_grace)

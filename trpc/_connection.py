@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -39,15 +40,18 @@ from ._exceptions import encode_status
 from ._messages import Kind
 from ._outbox import Outbox
 from ._protocol import Protocol
+from ._workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Iterator, Mapping
 
+    from ._caller import OutgoingCall
     from ._dispatcher import CallInfo
     from ._frames import Frame
     from ._limits import Limits
     from ._service import BoundMethod
     from ._transport import Transport
+    from ._workers import Worker
 
 logger = logging.getLogger("trpc")
 
@@ -55,7 +59,17 @@ logger = logging.getLogger("trpc")
 # reads takes no time for it; one that does not read must not keep us.
 _FLUSH_TIME: Final = 1.0
 
+# What one connection may do before all others get their turn: so many requests, or as many as begin within
+# so many seconds. Replies leave as often, so that the peer can work on them meanwhile.
+_MAX_REQUESTS: Final = 32
+_MAX_TIME: Final = 0.001
+
+# Seconds without a call after which the client's own task reads again; until then callers read for
+# themselves. Also how much later it may see a ping, or the end of the connection.
+_LEAD_TIME: Final = 0.02
+
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+_NO_FRAMES: Final[Iterator[Frame]] = iter(())
 
 
 class Connection:
@@ -88,30 +102,43 @@ class Connection:
         self._transport = transport
         self._limits = limits
         self._protocol = Protocol(limits)
-        self._outbox = Outbox(transport, max_unsent=limits.max_unsent)
+        self._workers = Workers(self._start_soon)
+        self._outbox = Outbox(
+            transport, max_unsent=limits.max_unsent, run_soon=self._workers.run, on_error=self._lose
+        )
         # Here and not in run(): users may call, and ping, as soon as there is a client.
         self._outbox.put(self._protocol.opening(), control=True)
         self._nursery: trio.Nursery | None = None
+        self._frames: Iterator[Frame] = _NO_FRAMES
+        """Received, and not handled yet."""
+        self._receiving = False
+        self._receiver_left: trio.Event | None = None
         self._lost = False
         self._closed_here = False
-        self._hello = trio.Event()
-        self._reading_has_ended = trio.Event()
+        # With methods to call, it has to be read all the time.
+        self._callers_may_read = transport.anyone_may_read and not table
+        self._leader: OutgoingCall | None = None
+        self._leader_is_patient = False
+        """Whether its call is a long one, so that the reader does not look after it."""
+        self._standby: trio.lowlevel.Task | None = None
+        """The reader, while it leaves the reading to callers."""
         self.caller = Caller(
             self._protocol,
             self._outbox,
+            self._workers,
             cancel_grace=cancel_grace,
             max_depth=limits.max_depth,
             max_calls=limits.max_calls,
-            start_soon=self._start_soon,
+            wake_reader=self._wake_reader,
         )
         self._dispatcher = Dispatcher(
             table,
             self._protocol,
             self._outbox,
+            self._workers,
             peer=self.peer,
             limits=limits,
             send_tracebacks=send_tracebacks,
-            start_soon=self._start_soon,
         )
 
     @property
@@ -125,17 +152,16 @@ class Connection:
 
         Cancelled: the handlers are cancelled, replies that are queued are written within a second.
         """
-        async with trio.open_nursery() as outer:
-            outer.start_soon(self._write)
-            async with trio.open_nursery() as self._nursery:
+        async with trio.open_nursery() as self._nursery:
+            try:
                 if self._lost:  # closed before it was run
-                    self._nursery.cancel_scope.cancel()
-                self._nursery.start_soon(self._await_hello)
-                try:
-                    self._lose(await self._read())
-                finally:
-                    self._lose(ConnectionLost("this side ended it"))
-                    self._reading_has_ended.set()
+                    self._begin_end(self._nursery)
+                self._outbox.flush()
+                await self._greet()
+                await self._workers.work(self._read)
+                await trio.sleep_forever()
+            finally:
+                self._lose(ConnectionLost("this side ended it"))
 
     @trio.lowlevel.enable_ki_protection
     async def close(self, *, orderly: bool) -> None:
@@ -150,94 +176,189 @@ class Connection:
             self._closed_here = orderly and not self._lost
             self._lose(ClientClosed("this client is closed"))
 
-    @trio.lowlevel.enable_ki_protection
-    async def _write(self) -> None:
-        """Writes until the connection is over, and closes the transport: it does not wait for the handlers."""
+    # --- reading ---
+
+    async def _greet(self) -> None:
+        """Reads the peer's hello. Ends the connection if it does not say who it is in time."""
+        with trio.move_on_after(self._limits.hello_timeout) as scope:
+            while not self._protocol.peer_is_known and await self._receive():
+                self._handle_hello()
+        if scope.cancelled_caught:
+            reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
+            self._refuse(ProtocolError(reason))
+            # It may be there, and only be slow: worth another try.
+            self._lose(ConnectionLost(reason))
+
+    def _handle_hello(self) -> None:
         try:
-            await self._outbox.run(self._lose)
-            if self._closed_here:
-                await self._linger()
+            frame = next(self._frames, None)
+        except ProtocolError as exc:
+            self._refuse(exc)
+            self._lose(exc)
+        else:
+            if frame is not None:
+                self.caller.on_hello()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _read(self, worker: Worker) -> None:
+        """Reads and handles what the peer sends, until the connection is over or somebody else does."""
+        while not self._lost:
+            suspended = self._handle(worker)
+            if suspended is not None:
+                # It has begun to wait for something, which must not happen before Trio knows: so the next
+                # reader also writes the replies that are ready.
+                self._workers.run(self._read)
+                await suspended
+                return
+            self._outbox.flush()
+            if worker.scope.cancel_called:
+                # By the deadline of a call that did not wait.
+                self._workers.run(self._read)
+                return
+            if self._outbox.is_full_of_answers:
+                # The peer does not read them, so it gets no more.
+                await self._outbox.wait_until_answered()
+            elif self._frames is not _NO_FRAMES:
+                await trio.lowlevel.checkpoint()
+            else:
+                if self._callers_may_read and self.caller.is_idle:
+                    await self._stand_by()
+                if not await self._receive():
+                    return
+
+    async def _receive(self) -> bool:
+        """Reads once; False if the connection is over."""
+        self._receiving = True
+        try:
+            data = await self._transport.receive(self._protocol.missing)
+        except _BROKEN as exc:
+            self._lose(exc)
+            return False
         finally:
-            # Closing does not wait for anything. Without the shield its Cancelled would take the place of
-            # what a handler has raised.
-            with trio.CancelScope(shield=True):
-                await self._transport.close()
+            self._receiving = False
+            if self._receiver_left is not None:
+                self._receiver_left.set()
+        if data:
+            self._frames = self._protocol.receive(data)
+            return True
+        try:
+            self._protocol.receive_eof()
+        except ProtocolError as exc:
+            # Cut off, and not to blame.
+            self._lose(ConnectionLost(str(exc)))
+        else:
+            self._lose(ConnectionLost("the peer closed it"))
+        return False
 
-    async def _linger(self) -> None:
-        """Tells the peer that this was all, and waits for its end of the stream.
+    def _handle(self, worker: Worker | None) -> Coroutine[Any, Any, None] | None:
+        """Hands messages to whom they concern. Nothing here waits.
 
-        Closing at once could make the peer's system throw away what it has received and not yet read.
+        Args:
+            worker: runs this, and may run handlers.
+
+        Returns:
+            What is left of a handler that waits, for the worker to await; see :meth:`Dispatcher.on_request`.
         """
-        with trio.move_on_after(_FLUSH_TIME), contextlib.suppress(*_BROKEN):
-            await self._reading_has_ended.wait()
-            if await self._transport.send_eof():
-                while await self._transport.receive():
-                    pass
+        self._outbox.hold()
+        requests = _MAX_REQUESTS
+        until = math.inf
+        try:
+            for frame in self._frames:
+                kind = frame.kind
+                if kind == Kind.REQUEST or kind == Kind.NOTIFY:
+                    suspended = self._dispatcher.on_request(frame, worker)
+                    if suspended is not None:
+                        return suspended
+                    requests -= 1
+                    # The clock was read for the request anyway.
+                    if until == math.inf:
+                        until = self._dispatcher.now + _MAX_TIME
+                    elif self._dispatcher.now > until:
+                        return None
+                else:
+                    self._handle_other(frame)
+                # Not one more once it is over: the protocol knows nothing any more of the calls that were open.
+                if requests <= 0 or self._lost or self._outbox.is_full_of_answers:
+                    return None
+        except ProtocolError as exc:
+            self._refuse(exc)
+            self._lose(exc)
+        self._frames = _NO_FRAMES
+        return None
+
+    def _handle_other(self, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.RESULT | Kind.ERROR | Kind.CANCELLED | Kind.EXPIRED:
+                self.caller.on_reply(frame)
+            case Kind.CANCEL:
+                self._dispatcher.on_cancel(frame.id)
+            case Kind.PING:
+                self._outbox.answer(self._protocol.pong(frame.id), control=True)
+            case Kind.PONG:
+                self.caller.on_pong(frame.id)
+            case _:
+                self.caller.on_goaway(frame)
+
+    # --- callers that read ---
+
+    async def _stand_by(self) -> None:
+        """Leaves the reading to callers, until one of them leaves others behind, or there are none for a while."""
+        self.caller.lead = self._lead
+        while True:
+            leader, sent = self._leader, self._protocol.last_sent
+            with trio.move_on_after(math.inf if self._leader_is_patient else _LEAD_TIME):
+                self._standby = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_stand_by)
+                return
+            if self._leader is None and (self._protocol.last_sent == sent or not self.caller.is_idle):
+                self.caller.lead = None
+                return
+            # A call that takes its time: it wakes this task when it is through.
+            self._leader_is_patient = self._leader is not None and self._leader is leader
+
+    def _abort_stand_by(self, _: object) -> trio.lowlevel.Abort:
+        self._standby = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _wake_reader(self) -> None:
+        """Sees to it that the connection is being read, although nobody may make a call."""
+        if self._standby is not None and self._leader is None:
+            self.caller.lead = None
+            trio.lowlevel.reschedule(self._standby)
+            self._standby = None
+
+    async def _lead(self, call: OutgoingCall) -> None:
+        """Reads in the task of a caller until its call has a result, or the connection is over.
+
+        Cancelled, or when others still wait for theirs: the reader goes on.
+        """
+        self.caller.lead = None
+        self._leader = call
+        try:
+            while call.result is None and not self._lost:
+                if self._frames is _NO_FRAMES and not await self._receive():
+                    break
+                self._handle(None)
+                self._outbox.flush()
+        finally:
+            self._leader = None
+            if self._leader_is_patient or self._frames is not _NO_FRAMES or not self.caller.is_idle:
+                self._leader_is_patient = False
+                self._wake_reader()
+            elif not self._lost:
+                self.caller.lead = self._lead
+
+    # --- the end ---
 
     def _start_soon(self, *args: object, **kwargs: object) -> None:
         assert self._nursery is not None
         # Its own signature cannot be repeated here: the types of args hang together with the function's.
         self._nursery.start_soon(*args, **kwargs)  # type: ignore[arg-type]
 
-    async def _read(self) -> Exception:
-        """Reads until the connection ends; gives the reason."""
-        try:
-            while data := await self._transport.receive():
-                frames = self._protocol.receive(data)
-                # Not one more once it is over: the protocol knows nothing any more of the calls that were open.
-                while not self._lost and (frame := next(frames, None)) is not None:
-                    self._handle(frame)
-                if self._lost:
-                    return ConnectionLost("it is over already")
-                if self._outbox.is_full_of_answers:
-                    # The peer does not read them, so it gets no more.
-                    await self._outbox.wait_until_answered()
-        except _BROKEN as exc:
-            return exc
-        except ProtocolError as exc:
-            self._refuse(exc)
-            return exc
-        try:
-            self._protocol.receive_eof()
-        except ProtocolError as exc:
-            # Cut off, and not to blame.
-            return ConnectionLost(str(exc))
-        return ConnectionLost("the peer closed it")
-
-    @trio.lowlevel.enable_ki_protection
-    async def _await_hello(self) -> None:
-        """Ends the connection if the peer does not say who it is in time."""
-        with trio.move_on_after(self._limits.hello_timeout):
-            await self._hello.wait()
-        if not self._protocol.peer_is_known:
-            reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
-            self._refuse(ProtocolError(reason))
-            # It may be there, and only be slow: worth another try.
-            self._lose(ConnectionLost(reason))
-
     def _refuse(self, error: ProtocolError) -> None:
         """Lets the peer know why the connection ends."""
         logger.warning("closing the connection with %s: %s", self.peer, error)
         self._outbox.put(self._protocol.goaway(encode_status(error)), control=True)
-
-    def _handle(self, frame: Frame) -> None:
-        """Hands one message to whom it concerns. Nothing here waits."""
-        match frame.kind:
-            case Kind.RESULT | Kind.ERROR | Kind.CANCELLED | Kind.EXPIRED:
-                self.caller.on_reply(frame)
-            case Kind.REQUEST | Kind.NOTIFY:
-                self._dispatcher.on_request(frame)
-            case Kind.CANCEL:
-                self._dispatcher.on_cancel(frame.id)
-            case Kind.PING:
-                self._outbox.put(self._protocol.pong(frame.id), control=True, is_answer=True)
-            case Kind.PONG:
-                self.caller.on_pong(frame.id)
-            case Kind.HELLO:
-                self._hello.set()
-                self.caller.on_hello()
-            case _:
-                self.caller.on_goaway(frame)
 
     @trio.lowlevel.enable_ki_protection
     def _lose(self, reason: Exception) -> None:
@@ -258,7 +379,40 @@ class Connection:
             exc.__cause__ = reason
             return exc
 
+        self.caller.lead = None
         self.caller.on_lost(error)
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
+        if self._leader is not None:
+            self._transport.stop_receiving()
         self._outbox.close(within=_FLUSH_TIME)
+        if self._nursery is not None:
+            self._begin_end(self._nursery)
+
+    def _begin_end(self, nursery: trio.Nursery) -> None:
+        nursery.cancel_scope.cancel()
+        nursery.start_soon(self._end)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _end(self) -> None:
+        """Writes what is queued, and closes the transport; it does not wait for the handlers. All of it is bounded."""
+        with trio.CancelScope(shield=True):
+            try:
+                # Where the end came in the middle of handling what was read.
+                self._outbox.flush()
+                await self._outbox.finish()
+                if self._closed_here:
+                    await self._linger()
+            finally:
+                await self._transport.close()
+
+    async def _linger(self) -> None:
+        """Tells the peer that this was all, and waits for its end of the stream.
+
+        Closing at once could make the peer's system throw away what it has received and not yet read.
+        """
+        with trio.move_on_after(_FLUSH_TIME), contextlib.suppress(*_BROKEN):
+            if self._receiving:
+                self._receiver_left = trio.Event()
+                await self._receiver_left.wait()
+            if await self._transport.send_eof():
+                while await self._transport.receive():
+                    pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ._messages import MetadataValue, is_metadata_value
 
@@ -47,7 +47,14 @@ class CurrentCall:
     deadline: float
 
 
-_current_call: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("trpc.current_call")
+class HasCurrentCall(Protocol):
+    """What makes a :class:`CurrentCall` when it is asked for: few handlers ask."""
+
+    @property
+    def current(self) -> CurrentCall: ...
+
+
+_current_call: contextvars.ContextVar[HasCurrentCall] = contextvars.ContextVar("trpc.current_call")
 _metadata: contextvars.ContextVar[Mapping[str, MetadataValue] | None] = contextvars.ContextVar(
     "trpc.metadata", default=None
 )
@@ -60,7 +67,7 @@ def current_call() -> CurrentCall:
         RuntimeError: not inside a handler.
     """
     try:
-        return _current_call.get()
+        return _current_call.get().current
     except LookupError:
         raise RuntimeError("trpc.current_call() works only inside a method that a peer has called") from None
 
@@ -90,7 +97,13 @@ def outgoing_metadata() -> Mapping[str, MetadataValue] | None:
     return _metadata.get()
 
 
-def enter_call(call: CurrentCall) -> None:
-    """Makes ``call`` the current one of this task; what its handler calls starts without metadata."""
+def context_for_calls() -> contextvars.Context:
+    """A copy of the present context for handlers to start from: their own calls carry no metadata of somebody else."""
+    context = contextvars.copy_context()
+    context.run(_metadata.set, None)
+    return context
+
+
+def enter_call(call: HasCurrentCall) -> None:
+    """Makes ``call`` the current one of this context."""
     _current_call.set(call)
-    _metadata.set(None)

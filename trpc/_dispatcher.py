@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 import trio
 
 from . import _codec
-from ._context import CurrentCall, enter_call
+from ._context import CurrentCall, context_for_calls, enter_call
 from ._errors import DeadlineExceeded, InvalidArguments, MessageTooLarge, MethodNotFound, Overloaded, RPCError
 from ._exceptions import encode_exception, encode_status
 from ._messages import ALWAYS_ACCEPTED, Kind, Request, decode_request
+from ._relay import resume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Coroutine, Generator, Mapping
 
     from ._context import Peer
     from ._frames import Frame
@@ -30,10 +31,16 @@ if TYPE_CHECKING:
     from ._outbox import Outbox
     from ._protocol import Protocol
     from ._service import BoundMethod
+    from ._workers import Worker, Workers
 
 logger = logging.getLogger("trpc")
 # What handlers raise has a logger of its own, so that a server can choose how much of it to keep.
 handler_logger = logging.getLogger("trpc.handler")
+
+# How often a method's handler has waited lately counts up and down between 0 and the most; from _LIKELY on
+# the next one is expected to wait.
+_LIKELY: Final = 2
+_MOST_LIKELY: Final = 4
 
 # Characters of what a peer sent, in messages and in the log.
 _MAX_SHOWN: Final = 300
@@ -42,28 +49,55 @@ _MAX_SHOWN: Final = 300
 class IncomingCall:
     """One call of the peer's, until its handler has ended and the reply is queued."""
 
-    __slots__ = ("cancelled", "context", "expires", "id", "method", "one_way", "request", "scope", "started")
+    __slots__ = (
+        "_current",
+        "cancelled",
+        "deadline",
+        "dispatcher",
+        "expires",
+        "id",
+        "method",
+        "one_way",
+        "request",
+        "scope",
+        "started",
+    )
 
-    def __init__(
-        self,
-        call_id: int,
-        method: BoundMethod,
-        request: Request,
-        context: CurrentCall,
-        *,
-        expires: bool,
-        one_way: bool,
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, call_id: int, method: BoundMethod, request: Request) -> None:
+        self.dispatcher = dispatcher
         self.id = call_id
         self.method = method
         self.request = request
-        self.context = context
-        self.expires = expires
+        self.started = 0.0
+        self.deadline = math.inf
+        self.expires = False
         """Whether the deadline is the caller's; else it is a limit of this side."""
-        self.one_way = one_way
-        self.scope = trio.CancelScope(deadline=context.deadline)
+        self.one_way = False
+        self.scope: trio.CancelScope | None = None
+        """What the handler runs in, once it does."""
         self.cancelled = False
-        self.started = trio.current_time()
+        self._current: CurrentCall | None = None
+
+    @property
+    def current(self) -> CurrentCall:
+        """What the handler gets from ``trpc.current_call()``."""
+        if self._current is None:
+            self._current = CurrentCall(
+                self.method.name, self.dispatcher.peer, self.request.metadata or {}, self.deadline
+            )
+        return self._current
+
+    async def run(self, worker: Worker) -> None:
+        """Runs it in a worker that does nothing else meanwhile."""
+        suspended = self.dispatcher.begin(self, worker)
+        if suspended is not None:
+            await suspended
+
+    def on_cancelled(self) -> None:
+        self.dispatcher.finish_cancelled(self)
+
+    def on_raised(self, exc: BaseException) -> None:
+        self.dispatcher.finish_raised(self, exc)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,11 +122,13 @@ class Dispatcher:
 
     Args:
         table: wire names to methods; empty if this side has no service.
-        protocol, outbox: those of the connection.
+        protocol, outbox, workers: those of the connection.
         peer: who calls.
         limits: what this side accepts.
         send_tracebacks: whether errors carry the handler's traceback.
-        start_soon: starts a task in the connection's nursery.
+
+    Attributes:
+        now: when the last request was admitted, in ``trio.current_time()`` seconds.
     """
 
     def __init__(
@@ -100,50 +136,65 @@ class Dispatcher:
         table: Mapping[str, BoundMethod],
         protocol: Protocol,
         outbox: Outbox,
+        workers: Workers,
         *,
         peer: Peer,
         limits: Limits,
         send_tracebacks: bool,
-        start_soon: Callable[..., None],
     ) -> None:
+        self.peer = peer
+        self.now = 0.0
         self._table = table
         self._protocol = protocol
         self._outbox = outbox
-        self._peer = peer
+        self._workers = workers
         self._limits = limits
         self._send_tracebacks = send_tracebacks
-        self._start_soon = start_soon
         self._calls: dict[int, IncomingCall] = {}
+        self._context = context_for_calls()
 
     @property
     def calls(self) -> list[CallInfo]:
         """What is in flight."""
-        return [
-            CallInfo(call.method.name, self._peer, call.started, call.context.deadline) for call in self._calls.values()
-        ]
+        return [CallInfo(call.method.name, self.peer, call.started, call.deadline) for call in self._calls.values()]
 
     # --- what the connection's reader tells ---
 
-    def on_request(self, frame: Frame) -> None:
-        """A call arrived: starts its handler, or replies at once why not."""
+    def on_request(self, frame: Frame, worker: Worker | None) -> Coroutine[Any, Any, None] | None:
+        """A call arrived: runs its handler, has it run, or replies at once why not.
+
+        Args:
+            frame: a REQUEST or NOTIFY.
+            worker: the one that reads, to run the handler in; None: it is not to be run in this task.
+
+        Returns:
+            What is left of a handler that has begun in this task, and now waits. The worker has to await it
+            next, and somebody else has to go on reading.
+        """
         one_way = frame.kind == Kind.NOTIFY
         try:
             call = self._admit(frame, one_way=one_way)
         except RPCError as exc:
             self._reject(frame.id, exc, one_way=one_way)
-            return
+            return None
         if call is None:
             if not one_way:
                 self._reply(Kind.EXPIRED, frame.id)
-            return
+            return None
         self._calls[call.id] = call
-        self._start_soon(self._run, call, name=call.method.name)
+        # A handler that is likely to wait would stop the reading for a pass of the event loop, so it gets a
+        # worker of its own; but if it is the only one, nothing is gained by that.
+        if worker is not None and (call.method.waits < _LIKELY or len(self._calls) == 1):
+            return self.begin(call, worker)
+        self._workers.run(call.run)
+        return None
 
     def on_cancel(self, call_id: int) -> None:
         """The caller does not want the call any more. Twice is as once."""
         if (call := self._calls.get(call_id)) is not None:
             call.cancelled = True
-            call.scope.cancel()
+            if call.scope is not None:
+                call.scope.cancel()
 
     # --- a call's life ---
 
@@ -153,67 +204,82 @@ class Dispatcher:
         Raises:
             RPCError: it cannot be run.
         """
-        if len(self._calls) >= self._limits.max_calls:
-            raise Overloaded(f"{self._limits.max_calls} calls of this connection are in flight, the most allowed")
-        if len(frame.body) > self._limits.max_message_size:
-            raise MessageTooLarge(
-                f"the request has {len(frame.body)} bytes, of {self._limits.max_message_size} allowed"
-            )
-        request = decode_request(frame.body, max_depth=self._limits.max_depth)
+        limits = self._limits
+        if len(self._calls) >= limits.max_calls:
+            raise Overloaded(f"{limits.max_calls} calls of this connection are in flight, the most allowed")
+        if len(frame.body) > limits.max_message_size:
+            raise MessageTooLarge(f"the request has {len(frame.body)} bytes, of {limits.max_message_size} allowed")
+        request = decode_request(frame.body, max_depth=limits.max_depth)
         method = self._table.get(request.method)
         if method is None:
             raise MethodNotFound(f"there is no method {request.method[:_MAX_SHOWN]!r} that can be called here")
-        if request.time_left is not None and request.time_left <= 0:
-            return None
-        now = trio.current_time()
-        caller_deadline = math.inf if request.time_left is None else now + request.time_left
-        own_deadline = now + self._limits.max_call_time
-        deadline = min(caller_deadline, own_deadline)
-        context = CurrentCall(request.method, self._peer, request.metadata or {}, deadline)
-        return IncomingCall(
-            frame.id, method, request, context, expires=caller_deadline <= own_deadline, one_way=one_way
-        )
+        call = IncomingCall(self, frame.id, method, request)
+        call.one_way = one_way
+        call.started = self.now = trio.current_time()
+        if request.time_left is not None:
+            if request.time_left <= 0:
+                return None
+            call.deadline = call.started + request.time_left
+            call.expires = True
+        if limits.max_call_time != math.inf:
+            own_deadline = call.started + limits.max_call_time
+            if own_deadline < call.deadline:
+                call.deadline = own_deadline
+                call.expires = False
+        return call
 
     @trio.lowlevel.enable_ki_protection
-    async def _run(self, call: IncomingCall) -> None:
-        """The handler's task, from the first step to the reply."""
-        enter_call(call.context)
+    def begin(self, call: IncomingCall, worker: Worker) -> Coroutine[Any, Any, None] | None:
+        """Runs a handler as far as it goes without waiting, from its arguments to the reply if it can.
+
+        Returns:
+            What is left of it, if it waits: see :meth:`on_request`.
+        """
+        if call.cancelled:
+            del self._calls[call.id]
+            self.finish_cancelled(call)
+            return None
+        scope = call.scope = worker.scope
+        if call.deadline != math.inf:
+            scope.deadline = call.deadline
+        context = self._context.copy()
+        coroutine = _invoke(call)
         try:
-            if call.cancelled:
-                self._finish_cancelled(call)
-                return
-            # Here and not in the reader: it may run code of the arguments' classes.
-            arguments = self._arguments_of(call)
-            if arguments is None:
-                return
-            # The scope is inside the try: what leaves it has no Cancelled of the call's own any more.
-            with call.scope:
-                self._finish(call, await _invoke(call.method, *arguments))
-            if call.scope.cancelled_caught:
-                self._finish_cancelled(call)
-        except Exception as exc:  # noqa: BLE001 - whatever the handler raises is the caller's to know
-            self._finish_failed(call, exc)
-        except trio.Cancelled:
-            # The whole connection ends; nobody is there to be told.
-            raise
-        except BaseException as exc:  # noqa: BLE001 - always raised again
-            self._finish_fatal(call, exc)
+            yielded = context.run(coroutine.send, None)
+        except StopIteration as stop:
+            del self._calls[call.id]
+            self._finish(call, stop.value)
+        except BaseException as exc:  # noqa: BLE001 - whatever the handler raises is the caller's to know
+            del self._calls[call.id]
+            self.finish_raised(call, exc)
+        else:
+            if call.method.waits < _MOST_LIKELY:
+                call.method.waits += 1
+            worker.call = call
+            return self._complete(call, worker, resume(coroutine, yielded, context))
+        if call.method.waits:
+            call.method.waits -= 1
+        if call.deadline != math.inf:
+            scope.deadline = math.inf
+        return None
+
+    @trio.lowlevel.enable_ki_protection
+    async def _complete(self, call: IncomingCall, worker: Worker, rest: Generator[Any, Any, Any]) -> None:
+        """Awaits a handler that waits, and replies. What it raises, and its cancel, are left to the worker."""
+        try:
+            value = await rest
         finally:
             del self._calls[call.id]
-
-    def _arguments_of(self, call: IncomingCall) -> tuple[Sequence[Any], Mapping[str, Any]] | None:
-        """What the handler is called with; None if it does not fit, and the caller has been told."""
-        try:
-            return call.method.method.signature.convert_arguments(call.request.args, call.request.kwargs)
-        except InvalidArguments as exc:
-            self._reject(call.id, exc, one_way=call.one_way)
-            return None
+        self._finish(call, value)
+        worker.call = None
+        if call.deadline != math.inf and not worker.scope.cancel_called:
+            worker.scope.deadline = math.inf
 
     def _reject(self, call_id: int, error: RPCError, *, one_way: bool) -> None:
         """The handler does not run."""
         if one_way:
             # With repr: it may quote what the peer sent, which is not to make lines of its own in the log.
-            logger.warning("notification from %s dropped: %r", self._peer, str(error)[:_MAX_SHOWN])
+            logger.warning("notification from %s dropped: %r", self.peer, str(error)[:_MAX_SHOWN])
         else:
             self._reply(Kind.ERROR, call_id, encode_status(error))
 
@@ -225,12 +291,13 @@ class Dispatcher:
                 value = _codec.with_text_keys(value)
             body = _codec.pack(value, max_depth=self._protocol.peer.max_depth)
         except _codec.EncodeError as exc:
-            logger.exception("%s for %s: the result cannot be encoded", call.method.name, self._peer)
+            logger.exception("%s for %s: the result cannot be encoded", call.method.name, self.peer)
             self._reply_internal(call, f"the result of {call.method.name} cannot be encoded: {exc}")
             return
         self._reply(Kind.RESULT, call.id, body)
 
-    def _finish_cancelled(self, call: IncomingCall) -> None:
+    def finish_cancelled(self, call: IncomingCall) -> None:
+        """The handler has ended by the cancel of its scope."""
         if call.one_way:
             return
         if call.cancelled:
@@ -241,14 +308,23 @@ class Dispatcher:
             error = DeadlineExceeded(f"{call.method.name} ran for {self._limits.max_call_time} s, the server's limit")
             self._reply(Kind.ERROR, call.id, encode_status(error))
 
+    def finish_raised(self, call: IncomingCall, exc: BaseException) -> None:
+        """The handler has raised. Raises what must not stay with the call."""
+        if isinstance(exc, _ArgumentsError):
+            self._reject(call.id, exc.reason, one_way=call.one_way)
+        elif isinstance(exc, Exception):
+            self._finish_failed(call, exc)
+        else:
+            self._finish_fatal(call, exc)
+
     def _finish_failed(self, call: IncomingCall, exc: Exception) -> None:
-        handler_logger.error("%s for %s raised", call.method.name, self._peer, exc_info=exc)
+        handler_logger.error("%s for %s raised", call.method.name, self.peer, exc_info=exc)
         if call.one_way:
             return
         try:
             body = encode_exception(exc, send_traceback=self._send_tracebacks, max_depth=self._protocol.peer.max_depth)
         except BaseException as trouble:  # str() and the attributes of a user's exception may raise anything
-            logger.exception("%s for %s: the exception cannot be sent", call.method.name, self._peer)
+            logger.exception("%s for %s: the exception cannot be sent", call.method.name, self.peer)
             name = type(exc).__name__
             self._reply_internal(
                 call, f"{call.method.name} raised {name}, which cannot be sent: {type(trouble).__name__}"
@@ -269,7 +345,7 @@ class Dispatcher:
                 # The connection ends while the handler fails: its errors must not end the server too.
                 assert cancelled is not None
                 handler_logger.error(
-                    "%s for %s raised while it was cancelled", call.method.name, self._peer, exc_info=rest
+                    "%s for %s raised while it was cancelled", call.method.name, self.peer, exc_info=rest
                 )
                 raise cancelled
         if not call.one_way:
@@ -286,11 +362,28 @@ class Dispatcher:
         if len(body) > (limit if kind is Kind.RESULT else max(limit, ALWAYS_ACCEPTED)):
             error = MessageTooLarge(f"the reply has {len(body)} bytes, and the caller accepts {limit}")
             kind, body = Kind.ERROR, encode_status(error)
-        self._outbox.put(self._protocol.reply(kind, call_id, body), is_answer=True)
+        # With others in flight, more replies are likely to be ready in a moment.
+        self._outbox.answer(self._protocol.reply(kind, call_id, body), alone=len(self._calls) <= 1)
+
+
+class _ArgumentsError(Exception):
+    """The arguments do not fit, so that the handler has not run."""
+
+    def __init__(self, reason: InvalidArguments) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 @trio.lowlevel.disable_ki_protection
-async def _invoke(bound: BoundMethod, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+async def _invoke(call: IncomingCall) -> Any:
+    """Runs in the call's own context."""
+    enter_call(call)
+    bound = call.method
+    try:
+        # Here, because it may run code of the arguments' classes.
+        args, kwargs = bound.method.signature.convert_arguments(call.request.args, call.request.kwargs)
+    except InvalidArguments as exc:
+        raise _ArgumentsError(exc) from None
     if bound.method.is_async:
         return await bound.call(*args, **kwargs)
     if bound.method.in_thread:

@@ -36,7 +36,20 @@ class Protocol:
         peer: what the peer announced; until its hello is there, what every peer accepts.
         peer_is_known: whether the peer's hello has arrived.
         last_request: highest call id that the peer has used.
+        last_sent: highest call id that this side has used.
     """
+
+    __slots__ = (
+        "_frames",
+        "_last_ping",
+        "_limits",
+        "_open_incoming",
+        "_open_outgoing",
+        "last_request",
+        "last_sent",
+        "peer",
+        "peer_is_known",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self.peer = UNTIL_HELLO
@@ -46,10 +59,15 @@ class Protocol:
         self._frames = FrameReader(max_body=limits.max_hello_size)
         self._open_incoming: set[int] = set()
         self._open_outgoing: set[int] = set()
-        self._last_sent = 0
+        self.last_sent = 0
         self._last_ping = 0
 
     # --- receiving ---
+
+    @property
+    def missing(self) -> int:
+        """How many bytes the message that has begun still lacks; 0 if that is not known."""
+        return self._frames.missing
 
     def receive(self, data: bytes | bytearray) -> Iterator[Frame]:
         """Takes bytes, gives the messages that they complete, in order.
@@ -147,9 +165,9 @@ class Protocol:
 
     def request(self, body: bytes) -> tuple[int, bytes]:
         """A call: its id, and the bytes to write."""
-        self._last_sent += 1
-        self._open_outgoing.add(self._last_sent)
-        return self._last_sent, encode_frame(Kind.REQUEST, self._last_sent, body)
+        self.last_sent += 1
+        self._open_outgoing.add(self.last_sent)
+        return self.last_sent, encode_frame(Kind.REQUEST, self.last_sent, body)
 
     def forget_request(self, call_id: int) -> None:
         """The bytes of this request will not be written; its id is never used again."""
@@ -157,8 +175,8 @@ class Protocol:
 
     def notify(self, body: bytes) -> bytes:
         """A one-way call: the bytes to write."""
-        self._last_sent += 1
-        return encode_frame(Kind.NOTIFY, self._last_sent, body)
+        self.last_sent += 1
+        return encode_frame(Kind.NOTIFY, self.last_sent, body)
 
     def cancel(self, call_id: int) -> bytes:
         """Asks the peer to cancel a call that is open."""

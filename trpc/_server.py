@@ -12,7 +12,7 @@ from ._address import address_of, open_tcp_listeners, unix_listener, url_of
 from ._connection import Connection
 from ._limits import Limits
 from ._service import Services, table_of
-from ._transport import StreamTransport
+from ._transport import transport_of
 
 if TYPE_CHECKING:
     import os
@@ -86,7 +86,7 @@ class Server:
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
         """Serves one connection until it ends. A failure in it concerns no other."""
-        transport = StreamTransport(stream, address_of(stream))
+        transport = transport_of(stream, address_of(stream))
         connection = Connection(
             transport, limits=self._limits, table=self._table, send_tracebacks=self._send_tracebacks
         )

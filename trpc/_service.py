@@ -241,13 +241,21 @@ def service_name(cls: type[Any]) -> str:
     return str(vars(named[0])[_SERVICE_MARK]) if named else marked[-1].__name__
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class BoundMethod:
-    """A method of one service object, as the server calls it."""
+    """A method of one service object, as the server calls it.
+
+    Attributes:
+        name: on the wire.
+        call: the bound method.
+        method: what the class says of it.
+        waits: how much it is expected to wait; kept by those who call it.
+    """
 
     name: str
     call: Callable[..., Any]
     method: Method
+    waits: int = 0
 
 
 Services = object | Mapping[str, object] | list[object] | tuple[object, ...]

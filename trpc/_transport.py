@@ -1,33 +1,61 @@
-"""The bytes of one connection: the small interface that the rest needs, and its form over a Trio stream."""
+"""The bytes of one connection: the small interface that the rest needs, and its form over a Trio stream.
+
+Sockets have a form of their own, in ``_socket_transport``; both are held to the same tests.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+import os
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
+
+from ._socket_transport import SocketTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _RECEIVE_SIZE: Final = 64 * 1024
 
 
 class Transport(Protocol):
-    """A byte stream to one peer. One task reads and one writes."""
+    """A byte stream to one peer. One task at a time reads, and one writes."""
 
     address: str
     """Where the peer is, for people to read."""
 
-    async def receive(self) -> bytes | bytearray:
+    anyone_may_read: bool
+    """Whether a cancelled :meth:`receive` loses nothing and breaks nothing, so that any task may wait in it."""
+
+    async def receive(self, missing: int = 0) -> bytes | bytearray:
         """Some bytes, or none at the end of the stream.
+
+        Args:
+            missing: how many are known to be on their way, for fewer and larger reads.
 
         Raises:
             trio.BrokenResourceError: the stream is broken.
+            trio.ClosedResourceError: it is closed, or :meth:`stop_receiving` was called.
         """
         ...
 
-    async def send(self, data: bytes) -> None:
+    def stop_receiving(self) -> None:
+        """Wakes the task that waits in :meth:`receive` with a ``trio.ClosedResourceError``."""
+        ...
+
+    def send_nowait(self, chunks: Sequence[bytes]) -> int:
+        """Writes as many bytes as can be written at once, and says how many; 0 where it cannot tell.
+
+        Raises:
+            trio.BrokenResourceError: the stream is broken, and no byte of these was taken.
+        """
+        ...
+
+    async def send(self, data: bytes | memoryview) -> None:
         """Writes all of ``data``. Cancelling it leaves the stream unusable: it must then be closed.
 
         Raises:
-            trio.BrokenResourceError: the stream is broken.
+            trio.BrokenResourceError, trio.ClosedResourceError: the stream is broken or closed.
         """
         ...
 
@@ -41,16 +69,27 @@ class Transport(Protocol):
 
 
 class StreamTransport:
-    """Any ``trio.abc.Stream``: TCP and Unix sockets, pipes, Trio's memory streams."""
+    """Any ``trio.abc.Stream``: TLS, pipes, Trio's memory streams."""
+
+    __slots__ = ("_stream", "address")
+
+    # The stream may have to write while it reads, as TLS has.
+    anyone_may_read = False
 
     def __init__(self, stream: trio.abc.Stream, address: str) -> None:
         self.address = address
         self._stream = stream
 
-    async def receive(self) -> bytes | bytearray:
-        return await self._stream.receive_some(_RECEIVE_SIZE)
+    async def receive(self, missing: int = 0) -> bytes | bytearray:
+        return await self._stream.receive_some(max(_RECEIVE_SIZE, missing))
 
-    async def send(self, data: bytes) -> None:
+    def stop_receiving(self) -> None:
+        """Never needed: only the connection's own tasks read, and these are cancelled."""
+
+    def send_nowait(self, chunks: Sequence[bytes]) -> int:  # noqa: ARG002 - a stream has only send_all()
+        return 0
+
+    async def send(self, data: bytes | memoryview) -> None:
         await self._stream.send_all(data)
 
     async def send_eof(self) -> bool:
@@ -62,3 +101,11 @@ class StreamTransport:
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self._stream)
+
+
+def transport_of(stream: trio.abc.Stream, address: str) -> Transport:
+    """The transport for an open stream, which belongs to it from now on."""
+    # Elsewhere a socket is no file descriptor.
+    if isinstance(stream, trio.SocketStream) and os.name == "posix":
+        return SocketTransport(stream, address)
+    return StreamTransport(stream, address)

@@ -202,7 +202,7 @@ async def test_cancel_is_sent_once_and_a_second_one_is_ignored():
 
 
 async def test_a_cancel_right_behind_its_request_finds_the_call():
-    """The call is registered before its task starts."""
+    """The call is registered before its handler begins."""
     service = Slow()
     async with raw_client_of(service) as peer:
         await peer.open()
@@ -212,7 +212,7 @@ async def test_a_cancel_right_behind_its_request_finds_the_call():
         body = encode_request("Slow.with_children", [], None, None, None, max_depth=64)
         await peer.stream.send_all(encode_frame(Kind.REQUEST, 1, body) + encode_frame(Kind.CANCEL, 1))
         assert (await peer.receive())[:2] == (Kind.CANCELLED, 1)
-        assert service.log == [], "the handler did not even start"
+        assert "handler ended" in service.log
 
 
 async def test_cancelling_does_not_make_room_for_more_calls(autojump_clock):
