@@ -64,11 +64,17 @@ _FLUSH_TIME: Final = 1.0
 _MAX_REQUESTS: Final = 32
 _MAX_TIME: Final = 0.001
 
+# A read before waiting that finds nothing costs as much as a small call saves. So after one, two, four, ... of
+# them in a row, it is left out so often.
+_MAX_EARLY_MISSES: Final = 64
+
 # Seconds without a call after which the client's own task reads again; until then callers read for
 # themselves. Also how much later it may see a ping, or the end of the connection.
 _LEAD_TIME: Final = 0.02
 
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+# Of the enum, each would be an attribute to look up, and these are needed for every message.
+_REQUEST, _NOTIFY, _RESULT = Kind.REQUEST.value, Kind.NOTIFY.value, Kind.RESULT.value
 _NO_FRAMES: Final[Iterator[Frame]] = iter(())
 
 
@@ -111,8 +117,10 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._frames: Iterator[Frame] = _NO_FRAMES
         """Received, and not handled yet."""
-        self._receiving = False
-        self._receiver_left: trio.Event | None = None
+        self._requests_left = _MAX_REQUESTS
+        """How many more may be handled before others get their turn."""
+        self._early_skips = 0
+        self._early_misses = 1
         self._lost = False
         self._closed_here = False
         # With methods to call, it has to be read all the time.
@@ -181,8 +189,10 @@ class Connection:
     async def _greet(self) -> None:
         """Reads the peer's hello. Ends the connection if it does not say who it is in time."""
         with trio.move_on_after(self._limits.hello_timeout) as scope:
-            while not self._protocol.peer_is_known and await self._receive():
-                self._handle_hello()
+            while not self._protocol.peer_is_known and not self._lost:
+                await self._wait_readable()
+                if self._receive():
+                    self._handle_hello()
         if scope.cancelled_caught:
             reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
             self._refuse(ProtocolError(reason))
@@ -202,6 +212,7 @@ class Connection:
     @trio.lowlevel.enable_ki_protection
     async def _read(self, worker: Worker) -> None:
         """Reads and handles what the peer sends, until the connection is over or somebody else does."""
+        outbox = self._outbox
         while not self._lost:
             suspended = self._handle(worker)
             if suspended is not None:
@@ -210,44 +221,64 @@ class Connection:
                 self._workers.run(self._read)
                 await suspended
                 return
-            self._outbox.flush()
-            if worker.scope.cancel_called:
-                # By the deadline of a call that did not wait.
+            outbox.flush()
+            if worker.is_spent:
                 self._workers.run(self._read)
                 return
-            if self._outbox.is_full_of_answers:
+            if outbox.unsent_answers and outbox.is_full_of_answers:
                 # The peer does not read them, so it gets no more.
-                await self._outbox.wait_until_answered()
-            elif self._frames is not _NO_FRAMES:
+                await outbox.wait_until_answered()
+            elif self._requests_left <= 0:
+                self._requests_left = _MAX_REQUESTS
                 await trio.lowlevel.checkpoint()
-            else:
+            elif self._frames is _NO_FRAMES:
                 if self._callers_may_read and self.caller.is_idle:
                     await self._stand_by()
-                if not await self._receive():
-                    return
+                elif self._receive_early():
+                    continue
+                self._requests_left = _MAX_REQUESTS
+                await self._wait_readable()
+                self._receive()
 
-    async def _receive(self) -> bool:
-        """Reads once; False if the connection is over."""
-        self._receiving = True
+    async def _wait_readable(self) -> None:
         try:
-            data = await self._transport.receive(self._protocol.missing)
+            await self._transport.wait_readable()
+        except _BROKEN as exc:
+            self._lose(exc)
+
+    def _receive_early(self) -> bool:
+        """Reads without waiting first, if that was of use lately; whether there was something.
+
+        It is when the peer has answered while this side was still writing, as peers on the same core do.
+        """
+        if self._early_skips:
+            self._early_skips -= 1
+            return False
+        if self._receive():
+            self._early_misses = 1
+            return True
+        self._early_skips = self._early_misses
+        self._early_misses = min(2 * self._early_misses, _MAX_EARLY_MISSES)
+        return self._lost
+
+    def _receive(self) -> bool:
+        """Reads what is there, for :meth:`_handle`; whether there was something."""
+        try:
+            data = self._transport.receive_nowait(self._protocol.missing)
         except _BROKEN as exc:
             self._lose(exc)
             return False
-        finally:
-            self._receiving = False
-            if self._receiver_left is not None:
-                self._receiver_left.set()
         if data:
             self._frames = self._protocol.receive(data)
             return True
-        try:
-            self._protocol.receive_eof()
-        except ProtocolError as exc:
-            # Cut off, and not to blame.
-            self._lose(ConnectionLost(str(exc)))
-        else:
-            self._lose(ConnectionLost("the peer closed it"))
+        if data is not None:
+            try:
+                self._protocol.receive_eof()
+            except ProtocolError as exc:
+                # Cut off, and not to blame.
+                self._lose(ConnectionLost(str(exc)))
+            else:
+                self._lose(ConnectionLost("the peer closed it"))
         return False
 
     def _handle(self, worker: Worker | None) -> Coroutine[Any, Any, None] | None:
@@ -259,26 +290,31 @@ class Connection:
         Returns:
             What is left of a handler that waits, for the worker to await; see :meth:`Dispatcher.on_request`.
         """
+        if self._frames is _NO_FRAMES:
+            return None
         self._outbox.hold()
-        requests = _MAX_REQUESTS
         until = math.inf
         try:
             for frame in self._frames:
                 kind = frame.kind
-                if kind == Kind.REQUEST or kind == Kind.NOTIFY:
+                if kind == _REQUEST or kind == _NOTIFY:
                     suspended = self._dispatcher.on_request(frame, worker)
                     if suspended is not None:
                         return suspended
-                    requests -= 1
+                    self._requests_left -= 1
                     # The clock was read for the request anyway.
                     if until == math.inf:
                         until = self._dispatcher.now + _MAX_TIME
                     elif self._dispatcher.now > until:
+                        self._requests_left = 0
+                    if self._requests_left <= 0 or self._outbox.is_full_of_answers:
                         return None
+                elif kind == _RESULT:
+                    self.caller.on_reply(frame)
                 else:
                     self._handle_other(frame)
                 # Not one more once it is over: the protocol knows nothing any more of the calls that were open.
-                if requests <= 0 or self._lost or self._outbox.is_full_of_answers:
+                if self._lost:
                     return None
         except ProtocolError as exc:
             self._refuse(exc)
@@ -288,7 +324,7 @@ class Connection:
 
     def _handle_other(self, frame: Frame) -> None:
         match frame.kind:
-            case Kind.RESULT | Kind.ERROR | Kind.CANCELLED | Kind.EXPIRED:
+            case Kind.ERROR | Kind.CANCELLED | Kind.EXPIRED:
                 self.caller.on_reply(frame)
             case Kind.CANCEL:
                 self._dispatcher.on_cancel(frame.id)
@@ -335,11 +371,17 @@ class Connection:
         self.caller.lead = None
         self._leader = call
         try:
+            waited = False
             while call.result is None and not self._lost:
-                if self._frames is _NO_FRAMES and not await self._receive():
-                    break
+                if self._frames is _NO_FRAMES and (waited or not self._receive_early()):
+                    waited = True
+                    await self._wait_readable()
+                    self._receive()
                 self._handle(None)
                 self._outbox.flush()
+            if not waited:
+                # The call has to be a checkpoint all the same, but it has its result.
+                await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._leader = None
             if self._leader_is_patient or self._frames is not _NO_FRAMES or not self.caller.is_idle:
@@ -382,7 +424,7 @@ class Connection:
         self.caller.lead = None
         self.caller.on_lost(error)
         if self._leader is not None:
-            self._transport.stop_receiving()
+            self._transport.stop_waiting()
         self._outbox.close(within=_FLUSH_TIME)
         if self._nursery is not None:
             self._begin_end(self._nursery)
@@ -410,9 +452,8 @@ class Connection:
         Closing at once could make the peer's system throw away what it has received and not yet read.
         """
         with trio.move_on_after(_FLUSH_TIME), contextlib.suppress(*_BROKEN):
-            if self._receiving:
-                self._receiver_left = trio.Event()
-                await self._receiver_left.wait()
+            # Whoever reads has been woken, and leaves in this pass of the event loop.
+            await trio.lowlevel.checkpoint()
             if await self._transport.send_eof():
-                while await self._transport.receive():
-                    pass
+                while self._transport.receive_nowait() != b"":
+                    await self._transport.wait_readable()

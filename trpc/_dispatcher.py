@@ -260,7 +260,7 @@ class Dispatcher:
         if call.method.waits:
             call.method.waits -= 1
         if call.deadline != math.inf:
-            scope.deadline = math.inf
+            worker.leave_call()
         return None
 
     @trio.lowlevel.enable_ki_protection
@@ -271,9 +271,7 @@ class Dispatcher:
         finally:
             del self._calls[call.id]
         self._finish(call, value)
-        worker.call = None
-        if call.deadline != math.inf and not worker.scope.cancel_called:
-            worker.scope.deadline = math.inf
+        worker.leave_call()
 
     def _reject(self, call_id: int, error: RPCError, *, one_way: bool) -> None:
         """The handler does not run."""

@@ -9,6 +9,8 @@ The socket stays the stream's; it is used by its descriptor, which is the stream
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import socket
 from typing import TYPE_CHECKING, Final
@@ -32,7 +34,7 @@ class SocketTransport:
         address: where the peer is, for people to read.
     """
 
-    __slots__ = ("_fd", "_stream", "address")
+    __slots__ = ("_fd", "_stream", "address", "wait_readable")
 
     anyone_may_read = True
 
@@ -40,47 +42,42 @@ class SocketTransport:
         self.address = address
         self._stream = stream
         self._fd = stream.socket.fileno()
+        # Not a method around it: each of them is one more frame to go through whenever the task is resumed.
+        self.wait_readable = functools.partial(trio.lowlevel.wait_readable, self._fd)
 
-    async def receive(self, missing: int = 0) -> bytes:
+    def receive_nowait(self, missing: int = 0) -> bytes | None:
         # A large buffer is made for what is known to come only: making it costs more than reading.
         size = _RECEIVE_SIZE if missing <= _RECEIVE_SIZE else min(missing, _LARGE_RECEIVE_SIZE)
-        while True:
-            self._check_open()
-            await trio.lowlevel.wait_readable(self._fd)
-            try:
-                return os.read(self._fd, size)
-            except BlockingIOError:  # woken for nothing, as the kernel may do
-                pass
-            except OSError as exc:
-                raise trio.BrokenResourceError(str(exc)) from exc
+        try:
+            return os.read(self._fd, size)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise self._error(exc) from exc
 
-    def stop_receiving(self) -> None:
+    def stop_waiting(self) -> None:
         if self._fd >= 0:
             trio.lowlevel.notify_closing(self._fd)
 
-    def send_nowait(self, chunks: Sequence[bytes]) -> int:
-        self._check_open()
+    def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:
         try:
             return os.write(self._fd, chunks[0]) if len(chunks) == 1 else os.writev(self._fd, chunks)
         except BlockingIOError:
             return 0
         except OSError as exc:
-            raise trio.BrokenResourceError(str(exc)) from exc
+            raise self._error(exc) from exc
 
     async def send(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
         while rest:
-            self._check_open()
-            try:
-                await trio.lowlevel.wait_writable(self._fd)
-            except trio.ClosedResourceError:
-                # It may be stop_receiving(), which was not meant for this direction.
-                continue
-            rest = rest[self.send_nowait([rest]) :]
+            rest = rest[self.send_nowait((rest,)) :]
+            if rest:
+                # stop_waiting() was meant for the other direction.
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_writable(self._fd)
 
     async def send_eof(self) -> bool:
         await trio.lowlevel.checkpoint()
-        self._check_open()
         try:
             self._stream.socket.shutdown(socket.SHUT_WR)
         except OSError as exc:
@@ -90,8 +87,14 @@ class SocketTransport:
     async def close(self) -> None:
         # First, so that no other file that gets this number is touched.
         self._fd = -1
+        self.wait_readable = _closed
         await trio.aclose_forcefully(self._stream)
 
-    def _check_open(self) -> None:
+    def _error(self, exc: OSError) -> Exception:
         if self._fd < 0:
-            raise trio.ClosedResourceError("this side has closed the connection")
+            return trio.ClosedResourceError("this side has closed the connection")
+        return trio.BrokenResourceError(str(exc))
+
+
+async def _closed() -> None:
+    raise trio.ClosedResourceError("this side has closed the connection")

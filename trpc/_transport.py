@@ -25,22 +25,30 @@ class Transport(Protocol):
     """Where the peer is, for people to read."""
 
     anyone_may_read: bool
-    """Whether a cancelled :meth:`receive` loses nothing and breaks nothing, so that any task may wait in it."""
+    """Whether a cancelled :meth:`wait_readable` loses nothing and breaks nothing, so that any task may wait in it."""
 
-    async def receive(self, missing: int = 0) -> bytes | bytearray:
-        """Some bytes, or none at the end of the stream.
+    async def wait_readable(self) -> None:
+        """Waits until :meth:`receive_nowait` is likely to have something to give.
+
+        Raises:
+            trio.BrokenResourceError: the stream is broken.
+            trio.ClosedResourceError: it is closed, or :meth:`stop_waiting` was called.
+        """
+        ...
+
+    def receive_nowait(self, missing: int = 0) -> bytes | bytearray | None:
+        """Some bytes, or none at the end of the stream; None: there is nothing yet.
 
         Args:
             missing: how many are known to be on their way, for fewer and larger reads.
 
         Raises:
-            trio.BrokenResourceError: the stream is broken.
-            trio.ClosedResourceError: it is closed, or :meth:`stop_receiving` was called.
+            trio.BrokenResourceError, trio.ClosedResourceError: as above.
         """
         ...
 
-    def stop_receiving(self) -> None:
-        """Wakes the task that waits in :meth:`receive` with a ``trio.ClosedResourceError``."""
+    def stop_waiting(self) -> None:
+        """Wakes the task that waits in :meth:`wait_readable` with a ``trio.ClosedResourceError``."""
         ...
 
     def send_nowait(self, chunks: Sequence[bytes]) -> int:
@@ -71,7 +79,7 @@ class Transport(Protocol):
 class StreamTransport:
     """Any ``trio.abc.Stream``: TLS, pipes, Trio's memory streams."""
 
-    __slots__ = ("_stream", "address")
+    __slots__ = ("_data", "_stream", "address")
 
     # The stream may have to write while it reads, as TLS has.
     anyone_may_read = False
@@ -79,11 +87,17 @@ class StreamTransport:
     def __init__(self, stream: trio.abc.Stream, address: str) -> None:
         self.address = address
         self._stream = stream
+        self._data: bytes | bytearray | None = None
 
-    async def receive(self, missing: int = 0) -> bytes | bytearray:
-        return await self._stream.receive_some(max(_RECEIVE_SIZE, missing))
+    async def wait_readable(self) -> None:
+        # A stream cannot be asked whether something is there, so it is taken at once.
+        self._data = await self._stream.receive_some(_RECEIVE_SIZE)
 
-    def stop_receiving(self) -> None:
+    def receive_nowait(self, missing: int = 0) -> bytes | bytearray | None:  # noqa: ARG002 - it is here already
+        data, self._data = self._data, None
+        return data
+
+    def stop_waiting(self) -> None:
         """Never needed: only the connection's own tasks read, and these are cancelled."""
 
     def send_nowait(self, chunks: Sequence[bytes]) -> int:  # noqa: ARG002 - a stream has only send_all()

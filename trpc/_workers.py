@@ -9,6 +9,7 @@ Workers that have waited for long end, so that a connection is small again some 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
@@ -37,15 +38,23 @@ class Worker:
     Attributes:
         scope: what :attr:`call` runs in; cancelled for that call only.
         call: told how it ended, if it did not end by itself.
+        is_spent: whether the scope was cancelled, so that it is good for no other call.
         job: what to do next, for a worker that waits.
     """
 
-    __slots__ = ("call", "job", "scope")
+    __slots__ = ("call", "is_spent", "job", "scope")
 
     def __init__(self) -> None:
         self.scope: trio.CancelScope
         self.call: ScopedCall | None = None
+        self.is_spent = False
         self.job: Job | None = None
+
+    def leave_call(self) -> None:
+        """The call has ended by itself. If its scope was cancelled, that came too late for it."""
+        self.call = None
+        self.is_spent = self.scope.cancel_called
+        self.scope.deadline = math.inf
 
 
 Job = Callable[[Worker], Coroutine[Any, Any, None]]
@@ -86,9 +95,10 @@ class Workers:
         while True:
             try:
                 with trio.CancelScope() as worker.scope:
+                    worker.is_spent = False
                     while True:
                         await job(worker)
-                        if worker.scope.cancel_called:  # too late for this job, and not meant for the next
+                        if worker.is_spent:
                             break
                         if (next_job := await self._next_job(worker)) is None:
                             return
