@@ -94,6 +94,8 @@ def pack(value: object, *, max_depth: int) -> bytes:
     """
     try:
         packed = _packb(value, default=_to_builtins)
+        if type(value) in _SCALARS:
+            return packed
         if max_depth < _FLAT_DEPTH or not _is_flat(value):
             unpack(packed, max_depth=max_depth)
     # The encoder runs code of the value's class (properties, iteration), which may raise anything.
@@ -114,7 +116,7 @@ def unpack(body: bytes | memoryview, *, max_depth: int) -> Any:
     # ValueError, UnpackException, StackError, UnicodeDecodeError, RecursionError, ...: one error for all.
     except Exception as exc:
         raise DecodeError(_reason(exc)) from exc
-    if max_depth < _FLAT_DEPTH or not _is_flat(value):
+    if type(value) not in _SCALARS and (max_depth < _FLAT_DEPTH or not _is_flat(value)):
         _check_nesting(value, body, max_depth)
     return value
 
@@ -226,9 +228,7 @@ def _to_builtins(value: object) -> Any:
 
 
 def _is_flat(value: object) -> bool:
-    """Whether nothing in it can have keys or be deeper than a request of scalars: no further check needed."""
-    if type(value) in _SCALARS:
-        return True
+    """Whether a container holds nothing that has keys or is deeper than a request of scalars: no need to check more."""
     if type(value) not in _SEQUENCES:  # a subclass may be anything: msgpack's ExtType is a tuple
         return False
     # A loop, as a generator expression takes twice the time; this is done for every message.

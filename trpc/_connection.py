@@ -190,7 +190,10 @@ class Connection:
         """Reads the peer's hello. Ends the connection if it does not say who it is in time."""
         with trio.move_on_after(self._limits.hello_timeout) as scope:
             while not self._protocol.peer_is_known and not self._lost:
-                await self._wait_readable()
+                try:
+                    await self._transport.wait_readable()
+                except _BROKEN as exc:
+                    self._lose(exc)
                 if self._receive():
                     self._handle_hello()
         if scope.cancelled_caught:
@@ -237,14 +240,12 @@ class Connection:
                 elif self._receive_early():
                     continue
                 self._requests_left = _MAX_REQUESTS
-                await self._wait_readable()
+                # Not in a function of its own, which would be one more to go through when the task is resumed.
+                try:
+                    await self._transport.wait_readable()
+                except _BROKEN as exc:
+                    self._lose(exc)
                 self._receive()
-
-    async def _wait_readable(self) -> None:
-        try:
-            await self._transport.wait_readable()
-        except _BROKEN as exc:
-            self._lose(exc)
 
     def _receive_early(self) -> bool:
         """Reads without waiting first, if that was of use lately; whether there was something.
@@ -271,7 +272,7 @@ class Connection:
         if data:
             self._frames = self._protocol.receive(data)
             return True
-        if data is not None:
+        if data is not None and not self._lost:
             try:
                 self._protocol.receive_eof()
             except ProtocolError as exc:
@@ -292,7 +293,8 @@ class Connection:
         """
         if self._frames is _NO_FRAMES:
             return None
-        self._outbox.hold()
+        outbox = self._outbox
+        outbox.hold()
         until = math.inf
         try:
             for frame in self._frames:
@@ -307,7 +309,7 @@ class Connection:
                         until = self._dispatcher.now + _MAX_TIME
                     elif self._dispatcher.now > until:
                         self._requests_left = 0
-                    if self._requests_left <= 0 or self._outbox.is_full_of_answers:
+                    if self._requests_left <= 0 or outbox.unsent_answers > self._limits.max_unsent:
                         return None
                 elif kind == _RESULT:
                     self.caller.on_reply(frame)
@@ -375,7 +377,10 @@ class Connection:
             while call.result is None and not self._lost:
                 if self._frames is _NO_FRAMES and (waited or not self._receive_early()):
                     waited = True
-                    await self._wait_readable()
+                    try:
+                        await self._transport.wait_readable()
+                    except _BROKEN as exc:
+                        self._lose(exc)
                     self._receive()
                 self._handle(None)
                 self._outbox.flush()

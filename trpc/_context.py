@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ._messages import MetadataValue, is_metadata_value
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -104,6 +104,5 @@ def context_for_calls() -> contextvars.Context:
     return context
 
 
-def enter_call(call: HasCurrentCall) -> None:
-    """Makes ``call`` the current one of this context."""
-    _current_call.set(call)
+# Makes a call the current one of this context; without a function around it, as this is done for each call.
+enter_call: Callable[[HasCurrentCall], object] = _current_call.set

@@ -42,6 +42,9 @@ handler_logger = logging.getLogger("trpc.handler")
 _LIKELY: Final = 2
 _MOST_LIKELY: Final = 4
 
+# Looking a member of an enum up takes as long as the rest of a line.
+_NOTIFY, _RESULT = Kind.NOTIFY.value, Kind.RESULT.value
+
 # Characters of what a peer sent, in messages and in the log.
 _MAX_SHOWN: Final = 300
 
@@ -63,16 +66,18 @@ class IncomingCall:
         "started",
     )
 
-    def __init__(self, dispatcher: Dispatcher, call_id: int, method: BoundMethod, request: Request) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, call_id: int, method: BoundMethod, request: Request, started: float, *, one_way: bool
+    ) -> None:
         self.dispatcher = dispatcher
         self.id = call_id
         self.method = method
         self.request = request
-        self.started = 0.0
+        self.one_way = one_way
+        self.started = started
         self.deadline = math.inf
         self.expires = False
         """Whether the deadline is the caller's; else it is a limit of this side."""
-        self.one_way = False
         self.scope: trio.CancelScope | None = None
         """What the handler runs in, once it does."""
         self.cancelled = False
@@ -152,6 +157,8 @@ class Dispatcher:
         self._send_tracebacks = send_tracebacks
         self._calls: dict[int, IncomingCall] = {}
         self._context = context_for_calls()
+        # Not trio.current_time(), which looks for it anew, for each request.
+        self._clock = trio.lowlevel.current_clock()
 
     @property
     def calls(self) -> list[CallInfo]:
@@ -171,7 +178,7 @@ class Dispatcher:
             What is left of a handler that has begun in this task, and now waits. The worker has to await it
             next, and somebody else has to go on reading.
         """
-        one_way = frame.kind == Kind.NOTIFY
+        one_way = frame.kind == _NOTIFY
         try:
             call = self._admit(frame, one_way=one_way)
         except RPCError as exc:
@@ -213,19 +220,16 @@ class Dispatcher:
         method = self._table.get(request.method)
         if method is None:
             raise MethodNotFound(f"there is no method {request.method[:_MAX_SHOWN]!r} that can be called here")
-        call = IncomingCall(self, frame.id, method, request)
-        call.one_way = one_way
-        call.started = self.now = trio.current_time()
+        self.now = now = self._clock.current_time()
+        call = IncomingCall(self, frame.id, method, request, now, one_way=one_way)
         if request.time_left is not None:
             if request.time_left <= 0:
                 return None
-            call.deadline = call.started + request.time_left
+            call.deadline = now + request.time_left
             call.expires = True
-        if limits.max_call_time != math.inf:
-            own_deadline = call.started + limits.max_call_time
-            if own_deadline < call.deadline:
-                call.deadline = own_deadline
-                call.expires = False
+        if now + limits.max_call_time < call.deadline:
+            call.deadline = now + limits.max_call_time
+            call.expires = False
         return call
 
     @trio.lowlevel.enable_ki_protection
@@ -292,7 +296,7 @@ class Dispatcher:
             logger.exception("%s for %s: the result cannot be encoded", call.method.name, self.peer)
             self._reply_internal(call, f"the result of {call.method.name} cannot be encoded: {exc}")
             return
-        self._reply(Kind.RESULT, call.id, body)
+        self._reply(_RESULT, call.id, body)
 
     def finish_cancelled(self, call: IncomingCall) -> None:
         """The handler has ended by the cancel of its scope."""
@@ -355,9 +359,9 @@ class Dispatcher:
         error = RPCError(message)
         self._reply(Kind.ERROR, call.id, encode_status(error))
 
-    def _reply(self, kind: Kind, call_id: int, body: bytes = b"") -> None:
+    def _reply(self, kind: int, call_id: int, body: bytes = b"") -> None:
         limit = self._protocol.peer.max_message_size
-        if len(body) > (limit if kind is Kind.RESULT else max(limit, ALWAYS_ACCEPTED)):
+        if len(body) > limit and (kind == _RESULT or len(body) > ALWAYS_ACCEPTED):
             error = MessageTooLarge(f"the reply has {len(body)} bytes, and the caller accepts {limit}")
             kind, body = Kind.ERROR, encode_status(error)
         # With others in flight, more replies are likely to be ready in a moment.

@@ -12,12 +12,12 @@ docs/wire-protocol.md specifies all of it.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
 
 from ._errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 VERSION: Final = 1
 # The first byte can start neither ASCII, UTF-8 nor a TLS record, so that the first byte of a stray
@@ -27,6 +27,8 @@ PREAMBLE: Final = MAGIC + bytes([VERSION])
 
 _LENGTH = struct.Struct(">I")
 _PREFIXED_HEADER = struct.Struct(">IBBHQ")
+_pack_header, _unpack_header = _PREFIXED_HEADER.pack, _PREFIXED_HEADER.unpack_from
+_PREFIX: Final = _PREFIXED_HEADER.size
 HEADER_SIZE: Final = _PREFIXED_HEADER.size - _LENGTH.size
 
 
@@ -50,7 +52,7 @@ _new_frame: Final = cast("Callable[[type[Frame], tuple[object, ...]], Frame]", t
 
 def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002 - as in Frame
     """The bytes of one frame."""
-    return _PREFIXED_HEADER.pack(HEADER_SIZE + len(body), kind, flags, stream, id) + body
+    return _pack_header(HEADER_SIZE + len(body), kind, flags, stream, id) + body
 
 
 class FrameReader:
@@ -61,70 +63,87 @@ class FrameReader:
 
     Attributes:
         missing: how many bytes the frame that has begun still lacks; 0 if that is not known yet.
+        error: what was wrong behind the last frame that was given.
     """
 
-    __slots__ = ("_buffer", "_preamble_read", "max_body", "missing")
+    __slots__ = ("_buffer", "_preamble_read", "error", "max_body", "missing")
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
         self.missing = 0
+        self.error: ProtocolError | None = None
         self._buffer: bytes | bytearray = b""
         self._preamble_read = 0
 
-    def feed(self, data: bytes | bytearray) -> Iterator[Frame]:
-        """Takes bytes, gives the frames that they complete.
+    def feed(self, data: bytes | bytearray, *, only_one: bool = False) -> list[Frame]:
+        """Takes bytes, gives the frames that they complete. After the first that is faulty nothing is read.
 
-        A frame before the faulty byte is given before the error is raised. Consume the iterator to its
-        end before the next call.
+        Args:
+            data: may be empty.
+            only_one: give one frame at most; the rest is for the next call, and looked at only then.
 
         Raises:
-            ProtocolError: the bytes are not trpc. The reader cannot be used further.
+            ProtocolError: the bytes are not trpc, and there is no frame before them. If there are frames,
+                the error is in :attr:`error`, and raised by every later call.
         """
-        if self._preamble_read < len(PREAMBLE):
-            data = self._feed_preamble(data)
-        if self._buffer:
-            # It grows with what has arrived, never with what is only announced.
-            if type(self._buffer) is bytes:
-                self._buffer = bytearray(self._buffer)
-            self._buffer += data
-            if len(data) < self.missing:
-                self.missing -= len(data)
-                return
-            data = self._buffer
+        if self.error is not None:
+            raise self.error
+        frames: list[Frame] = []
+        try:
+            if self._preamble_read < len(PREAMBLE):
+                data = self._feed_preamble(data)
+            if self._buffer:
+                # It grows with what has arrived, never with what is only announced.
+                if type(self._buffer) is bytes:
+                    self._buffer = bytearray(self._buffer)
+                self._buffer += data
+                if len(data) < self.missing:
+                    self.missing -= len(data)
+                    return frames
+                data = self._buffer
+            self._cut(data, frames, only_one=only_one)
+        except ProtocolError as exc:
+            self.error = exc
+            if not frames:
+                raise
+        return frames
+
+    def _cut(self, data: bytes | bytearray, frames: list[Frame], *, only_one: bool) -> None:
         size = len(data)
         position = 0
-        try:
-            while size - position >= _LENGTH.size:
-                if size - position < _PREFIXED_HEADER.size:
-                    # On the length alone: what cannot be accepted is refused at once.
-                    self._check_length(*_LENGTH.unpack_from(data, position))
-                    break
-                length, kind, flags, stream, call_id = _PREFIXED_HEADER.unpack_from(data, position)
-                if not HEADER_SIZE <= length <= HEADER_SIZE + self.max_body:
-                    self._check_length(length)
-                end = position + _LENGTH.size + length
-                if size < end:
-                    break
-                start = position + _PREFIXED_HEADER.size
-                if length > _COPIED:
-                    body = memoryview(data)[start:end]
-                else:
-                    body = bytes(data[start:end])
-                position = end
-                yield _new_frame(Frame, (kind, call_id, body, flags, stream))
-        finally:
-            # Another object in any case: a large body may be a view of this one.
-            self._buffer = data[position:]
-            rest = size - position
-            self.missing = _LENGTH.unpack_from(data, position)[0] + _LENGTH.size - rest if rest >= _LENGTH.size else 0
+        longest = HEADER_SIZE + self.max_body
+        while size - position >= _PREFIX:
+            length, kind, flags, stream, call_id = _unpack_header(data, position)
+            if not HEADER_SIZE <= length <= longest:
+                self._refuse_length(length)
+            start = position + _PREFIX
+            end = start + length - HEADER_SIZE
+            if size < end:
+                break
+            body = data[start:end] if length <= _COPIED else memoryview(data)[start:end]
+            if type(body) is bytearray:
+                body = bytes(body)
+            frames.append(_new_frame(Frame, (kind, call_id, body, flags, stream)))
+            position = end
+            if only_one:
+                break
+        self.missing = 0
+        if position == size:
+            self._buffer = b""
+            return
+        # Another object in any case: a large body may be a view of this one.
+        self._buffer = data[position:]
+        if size - position >= _LENGTH.size and not (only_one and frames):
+            # On the length alone: what cannot be accepted is refused at once.
+            (length,) = _LENGTH.unpack_from(data, position)
+            if not HEADER_SIZE <= length <= HEADER_SIZE + self.max_body:
+                self._refuse_length(length)
+            self.missing = length + _LENGTH.size - (size - position)
 
-    def _check_length(self, length: int) -> None:
+    def _refuse_length(self, length: int) -> NoReturn:
         if length < HEADER_SIZE:
             raise ProtocolError(f"a frame of length {length}; the shortest is {HEADER_SIZE}")
-        if length > HEADER_SIZE + self.max_body:
-            raise ProtocolError(
-                f"a frame of length {length}; the longest accepted here is {HEADER_SIZE + self.max_body}"
-            )
+        raise ProtocolError(f"a frame of length {length}; the longest accepted here is {HEADER_SIZE + self.max_body}")
 
     @property
     def inside_frame(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, cast
 
 from . import _codec
 from ._errors import InvalidArguments, ProtocolError
@@ -88,8 +88,7 @@ ALWAYS_ACCEPTED: Final = 16 * 1024
 UNTIL_HELLO: Final = Hello(max_message_size=ALWAYS_ACCEPTED, max_calls=1, max_depth=64)
 
 
-@dataclasses.dataclass(slots=True)
-class Request:
+class Request(NamedTuple):
     """Body of REQUEST and NOTIFY."""
 
     method: str
@@ -113,9 +112,11 @@ def encode_request(
     Raises:
         EncodeError: an argument cannot be encoded.
     """
-    fields: list[object] = [method, args, kwargs or None, time_left, metadata or None]
-    while fields[-1] is None:
-        fields.pop()
+    fields: list[object] = [method, args]
+    if kwargs or time_left is not None or metadata:
+        fields += [kwargs or None, time_left, metadata or None]
+        while fields[-1] is None:
+            fields.pop()
     return _codec.pack(fields, max_depth=max_depth)
 
 
@@ -131,9 +132,12 @@ def decode_request(body: bytes, *, max_depth: int) -> Request:
         raise InvalidArguments(f"the request cannot be decoded: {exc}") from exc
     if not _is_array(fields) or len(fields) < 2:
         raise InvalidArguments("a request is an array of a method's name, its arguments and options")
-    # Elements beyond the known ones come from later versions and are ignored.
-    method, args, kwargs, time_left, metadata = [*fields, None, None, None][:5]
-    if not isinstance(method, str):
+    method, args = fields[0], fields[1]
+    kwargs = time_left = metadata = None
+    if len(fields) > 2:
+        # Elements beyond the known ones come from later versions and are ignored.
+        kwargs, time_left, metadata = [*fields[2:5], None, None][:3]
+    if type(method) is not str:
         raise InvalidArguments("the method's name must be a string")
     if not _is_array(args):
         raise InvalidArguments("the positional arguments must be an array")
@@ -141,7 +145,9 @@ def decode_request(body: bytes, *, max_depth: int) -> Request:
         raise InvalidArguments("the keyword arguments must be a map with strings as keys")
     if metadata is not None and not (_has_text_keys(metadata) and all(map(is_metadata_value, metadata.values()))):
         raise InvalidArguments("metadata must be a map from strings to scalars")
-    return Request(method, args, kwargs, _check_time_left(time_left), metadata)
+    if time_left is not None:
+        time_left = _check_time_left(time_left)
+    return Request(method, args, kwargs, time_left, metadata)
 
 
 def is_metadata_value(value: object) -> bool:
@@ -150,17 +156,15 @@ def is_metadata_value(value: object) -> bool:
 
 
 def _is_array(value: object) -> TypeGuard[list[Any]]:
-    return isinstance(value, list)
+    return type(value) is list
 
 
 def _has_text_keys(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) for key in cast("dict[object, object]", value))
 
 
-def _check_time_left(value: object) -> float | None:
+def _check_time_left(value: object) -> float:
     """Refuses what is not a time, and clamps what is longer than anybody lives."""
-    if value is None:
-        return None
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise InvalidArguments(f"the time left must be a finite number of seconds, not {value!r}")
     return min(float(value), MAX_TIME_LEFT)

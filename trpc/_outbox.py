@@ -162,23 +162,34 @@ class Outbox:
             frame.state = _UNSENT
             return frame
         frame.data = data
-        self.unsent += len(data)
-        if not self._goes_at_once(data, frame, alone=alone):
-            (self._control if control else self._frames).append(frame)
-            self._need_writer()
+        if (
+            not alone
+            or self._held
+            or self._writing
+            or self._frames
+            or self._control
+            or not self._goes_at_once(data, frame)
+        ):
+            self._enqueue(frame, control=control)
         return frame
 
     @trio.lowlevel.enable_ki_protection
     def answer(self, data: bytes, *, control: bool = False, alone: bool = True) -> None:
         """Puts a frame in that answers what the peer has sent. Otherwise as :meth:`put`."""
-        if self._closing:
-            return
-        size = len(data)
-        self.unsent += size
-        self.unsent_answers += size
-        if not self._goes_at_once(data, data, alone=alone):
-            (self._control if control else self._frames).append(data)
-            self._need_writer()
+        if self._held and not control:
+            if not self._closing:
+                self._frames.append(data)
+                self.unsent += len(data)
+                self.unsent_answers += len(data)
+        elif not self._closing and (
+            not alone
+            or self._held
+            or self._writing
+            or self._frames
+            or self._control
+            or not self._goes_at_once(data, data)
+        ):
+            self._enqueue(data, control=control)
 
     def hold(self) -> None:
         """Keeps what is put in until :meth:`flush`, which has to be called before anything is waited for."""
@@ -187,9 +198,29 @@ class Outbox:
     def flush(self) -> None:
         """Writes what was put in meanwhile, as far as the transport takes it."""
         self._held = False
-        if not self._writing and (self._frames or self._control) and not self._closing:
+        if self._writing or self._closing:
+            return
+        frames = self._frames
+        if frames and not self._control and self.unsent == self.unsent_answers <= _BATCH and not self._empty:
+            # The common case, answers only, without a look at each.
+            data = frames[0] if len(frames) == 1 else b"".join(frames)  # type: ignore[arg-type]
+            try:
+                taken = self._transport.send_nowait((data,))  # type: ignore[arg-type]
+            except _BROKEN as exc:
+                self._break(exc)
+                return
+            if taken == self.unsent:
+                frames.clear()
+                self.unsent = self.unsent_answers = 0
+                if self._room is not None or self._answered is not None:
+                    self._settle((), _WRITTEN)
+                return
+            if taken:
+                self._frames = []
+                self._begin_rest(frames, (data,), taken)  # type: ignore[arg-type]
+        elif frames or self._control:
             self._write_nowait()
-            self._need_writer()
+        self._need_writer()
 
     # --- what becomes of a frame ---
 
@@ -262,23 +293,36 @@ class Outbox:
 
     # --- writing ---
 
-    def _goes_at_once(self, data: bytes, entry: Outgoing | bytes, *, alone: bool) -> bool:
-        """Writes a frame if it may be written now. False: it has to be queued."""
-        if not alone or self._held or self._writing or self._frames or self._control:
-            return False
+    def _goes_at_once(self, data: bytes, entry: Outgoing | bytes) -> bool:
+        """Writes a frame while none is on its way out. False: it has to be queued."""
         try:
             taken = self._transport.send_nowait((data,))
         except _BROKEN as exc:
+            self._count(entry)
             self._settle((entry,), _UNSENT)
             self._break(exc)
             return True
         if taken == len(data):
-            self._settle((entry,), _WRITTEN)
+            if type(entry) is not bytes:
+                entry.state = _WRITTEN
             return True
         if taken:
+            self._count(entry)
             self._begin_rest((entry,), (data,), taken)
             self._need_writer()
         return taken > 0
+
+    def _enqueue(self, entry: Outgoing | bytes, *, control: bool) -> None:
+        self._count(entry)
+        (self._control if control else self._frames).append(entry)
+        self._need_writer()
+
+    def _count(self, entry: Outgoing | bytes) -> None:
+        if type(entry) is bytes:
+            self.unsent += len(entry)
+            self.unsent_answers += len(entry)
+        else:
+            self.unsent += len(entry.data)
 
     def _write_nowait(self) -> None:
         """Writes what is queued until the transport takes no more."""

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
     from ._limits import Limits
 
+
 _BODILESS: Final = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED})
+# Looking a member of an enum up takes as long as the rest of a line.
+_REQUEST = Kind.REQUEST.value
 
 
 class Protocol:
@@ -78,12 +81,15 @@ class Protocol:
         Raises:
             ProtocolError: the peer broke the protocol. The connection has to be closed.
         """
-        for frame in self._frames.feed(data):
-            if not self.peer_is_known:
+        if not self.peer_is_known:
+            # What is behind it is read by the limits for a peer that is known.
+            for frame in self._frames.feed(data, only_one=True):
                 self._receive_hello(frame)
                 yield frame
-                continue
-            if frame.kind not in self._checks:
+            data = b""
+        for frame in self._frames.feed(data) if self.peer_is_known else ():
+            check = self._checks.get(frame.kind)
+            if check is None:
                 if frame.kind & IGNORABLE:
                     continue
                 raise ProtocolError(f"a message of unknown kind {frame.kind:#04x}")
@@ -93,9 +99,10 @@ class Protocol:
                 )
             if frame.body and frame.kind in _BODILESS:
                 raise ProtocolError(f"{Kind(frame.kind).name} has a body")
-            check = self._checks[frame.kind]
-            if check is None or check(self, frame):
+            if check(self, frame):
                 yield frame
+        if self._frames.error is not None:
+            raise self._frames.error
 
     def receive_eof(self) -> None:
         """Notes that the peer's bytes have ended.
@@ -113,15 +120,29 @@ class Protocol:
         self.peer_is_known = True
         self._frames.max_body = max(self._limits.max_message_size, ALWAYS_ACCEPTED)
 
+    def _check_nothing(self, _: Frame) -> bool:
+        return True
+
     def _check_hello(self, _: Frame) -> bool:
         raise ProtocolError("a second hello")
 
+    def _check_pong(self, frame: Frame) -> bool:
+        if not 0 < frame.id <= self._last_ping:
+            raise ProtocolError(f"an answer to ping {frame.id}, which was not sent")
+        return True
+
     def _check_request(self, frame: Frame) -> bool:
+        call_id = frame.id
+        if call_id <= self.last_request:
+            raise ProtocolError(f"call id {call_id} after {self.last_request}: ids must increase")
+        self.last_request = call_id
+        self._open_incoming.add(call_id)
+        return True
+
+    def _check_notify(self, frame: Frame) -> bool:
         if frame.id <= self.last_request:
             raise ProtocolError(f"call id {frame.id} after {self.last_request}: ids must increase")
         self.last_request = frame.id
-        if frame.kind == Kind.REQUEST:
-            self._open_incoming.add(frame.id)
         return True
 
     def _check_cancel(self, frame: Frame) -> bool:
@@ -136,20 +157,15 @@ class Protocol:
         self._open_outgoing.remove(frame.id)
         return True
 
-    def _check_pong(self, frame: Frame) -> bool:
-        if not 0 < frame.id <= self._last_ping:
-            raise ProtocolError(f"an answer to ping {frame.id}, which was not sent")
-        return True
-
     # What is checked for each kind of message once the peer's hello is there; the check says whether the
     # message has any effect.
-    _checks: ClassVar[dict[int, Callable[[Protocol, Frame], bool] | None]] = {
+    _checks: ClassVar[dict[int, Callable[[Protocol, Frame], bool]]] = {
         Kind.HELLO: _check_hello,
-        Kind.PING: None,
+        Kind.PING: _check_nothing,
         Kind.PONG: _check_pong,
-        Kind.GOAWAY: None,
+        Kind.GOAWAY: _check_nothing,
         Kind.REQUEST: _check_request,
-        Kind.NOTIFY: _check_request,
+        Kind.NOTIFY: _check_notify,
         Kind.CANCEL: _check_cancel,
         Kind.RESULT: _check_reply,
         Kind.ERROR: _check_reply,
@@ -165,9 +181,9 @@ class Protocol:
 
     def request(self, body: bytes) -> tuple[int, bytes]:
         """A call: its id, and the bytes to write."""
-        self.last_sent += 1
-        self._open_outgoing.add(self.last_sent)
-        return self.last_sent, encode_frame(Kind.REQUEST, self.last_sent, body)
+        self.last_sent = call_id = self.last_sent + 1
+        self._open_outgoing.add(call_id)
+        return call_id, encode_frame(_REQUEST, call_id, body)
 
     def forget_request(self, call_id: int) -> None:
         """The bytes of this request will not be written; its id is never used again."""
@@ -182,7 +198,7 @@ class Protocol:
         """Asks the peer to cancel a call that is open."""
         return encode_frame(Kind.CANCEL, call_id)
 
-    def reply(self, kind: Kind, call_id: int, body: bytes = b"") -> bytes:
+    def reply(self, kind: int, call_id: int, body: bytes = b"") -> bytes:
         """The one terminal reply to a call: RESULT, ERROR, CANCELLED or EXPIRED."""
         self._open_incoming.remove(call_id)
         return encode_frame(kind, call_id, body)
