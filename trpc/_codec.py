@@ -66,6 +66,10 @@ _EXACT: Final = (int, float, str, bool)
 
 # Every byte that is not the header of a msgpack array or map (fixmap, fixarray, array16/32, map16/32).
 _NOT_A_CONTAINER: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
+# Every byte that is the header of neither a map nor an extension type.
+_NO_MAP_OR_EXTENSION: Final = bytes(
+    b for b in range(256) if not (0x80 <= b <= 0x8F or 0xC7 <= b <= 0xC9 or 0xD4 <= b <= 0xD8 or 0xDE <= b <= 0xDF)
+)
 # Headers of the timestamp extension, which the decoder turns into an object without asking; it takes all
 # three sizes behind each form of header.
 _TIMESTAMPS: Final = (
@@ -94,7 +98,8 @@ def pack(value: object, *, max_depth: int) -> bytes:
     """
     try:
         packed = _packb(value, default=_to_builtins)
-        if type(value) in _SCALARS:
+        # Each level of nesting takes a byte, so most are cleared by their length.
+        if len(packed) <= max_depth and not packed.translate(None, _NO_MAP_OR_EXTENSION):
             return packed
         if max_depth < _FLAT_DEPTH or not _is_flat(value):
             unpack(packed, max_depth=max_depth)
@@ -116,7 +121,10 @@ def unpack(body: bytes | memoryview, *, max_depth: int) -> Any:
     # ValueError, UnpackException, StackError, UnicodeDecodeError, RecursionError, ...: one error for all.
     except Exception as exc:
         raise DecodeError(_reason(exc)) from exc
-    if type(value) not in _SCALARS and (max_depth < _FLAT_DEPTH or not _is_flat(value)):
+    # As in pack(). A timestamp, of whatever size, has the byte 255.
+    if len(body) <= max_depth and 255 not in body:
+        return value
+    if max_depth < _FLAT_DEPTH or not _is_flat(value):
         _check_nesting(value, body, max_depth)
     return value
 
@@ -228,7 +236,9 @@ def _to_builtins(value: object) -> Any:
 
 
 def _is_flat(value: object) -> bool:
-    """Whether a container holds nothing that has keys or is deeper than a request of scalars: no need to check more."""
+    """Whether nothing in it can have keys or be deeper than a request of scalars: no further check needed."""
+    if type(value) in _SCALARS:
+        return True
     if type(value) not in _SEQUENCES:  # a subclass may be anything: msgpack's ExtType is a tuple
         return False
     # A loop, as a generator expression takes twice the time; this is done for every message.

@@ -194,23 +194,13 @@ class Connection:
                     await self._transport.wait_readable()
                 except _BROKEN as exc:
                     self._lose(exc)
-                if self._receive():
-                    self._handle_hello()
+                if self._receive() and next(self._frames, None) is not None:
+                    self.caller.on_hello()
         if scope.cancelled_caught:
             reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
             self._refuse(ProtocolError(reason))
             # It may be there, and only be slow: worth another try.
             self._lose(ConnectionLost(reason))
-
-    def _handle_hello(self) -> None:
-        try:
-            frame = next(self._frames, None)
-        except ProtocolError as exc:
-            self._refuse(exc)
-            self._lose(exc)
-        else:
-            if frame is not None:
-                self.caller.on_hello()
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self, worker: Worker) -> None:
@@ -270,7 +260,11 @@ class Connection:
             self._lose(exc)
             return False
         if data:
-            self._frames = self._protocol.receive(data)
+            try:
+                self._frames = iter(self._protocol.receive(data))
+            except ProtocolError as exc:
+                self._refuse(exc)
+                self._lose(exc)
             return True
         if data is not None and not self._lost:
             try:
@@ -296,32 +290,31 @@ class Connection:
         outbox = self._outbox
         outbox.hold()
         until = math.inf
-        try:
-            for frame in self._frames:
-                kind = frame.kind
-                if kind == _REQUEST or kind == _NOTIFY:
-                    suspended = self._dispatcher.on_request(frame, worker)
-                    if suspended is not None:
-                        return suspended
-                    self._requests_left -= 1
-                    # The clock was read for the request anyway.
-                    if until == math.inf:
-                        until = self._dispatcher.now + _MAX_TIME
-                    elif self._dispatcher.now > until:
-                        self._requests_left = 0
-                    if self._requests_left <= 0 or outbox.unsent_answers > self._limits.max_unsent:
-                        return None
-                elif kind == _RESULT:
-                    self.caller.on_reply(frame)
-                else:
-                    self._handle_other(frame)
-                # Not one more once it is over: the protocol knows nothing any more of the calls that were open.
-                if self._lost:
+        for frame in self._frames:
+            kind = frame.kind
+            if kind == _REQUEST or kind == _NOTIFY:
+                suspended = self._dispatcher.on_request(frame, worker)
+                if suspended is not None:
+                    return suspended
+                self._requests_left -= 1
+                # The clock was read for the request anyway.
+                if until == math.inf:
+                    until = self._dispatcher.now + _MAX_TIME
+                elif self._dispatcher.now > until:
+                    self._requests_left = 0
+                if self._requests_left <= 0 or outbox.unsent_answers > self._limits.max_unsent:
                     return None
-        except ProtocolError as exc:
-            self._refuse(exc)
-            self._lose(exc)
+            elif kind == _RESULT:
+                self.caller.on_reply(frame)
+            else:
+                self._handle_other(frame)
+            # Not one more once it is over: whoever waited for it has been told already.
+            if self._lost:
+                return None
         self._frames = _NO_FRAMES
+        if self._protocol.error is not None:
+            self._refuse(self._protocol.error)
+            self._lose(self._protocol.error)
         return None
 
     def _handle_other(self, frame: Frame) -> None:

@@ -67,7 +67,13 @@ class IncomingCall:
     )
 
     def __init__(
-        self, dispatcher: Dispatcher, call_id: int, method: BoundMethod, request: Request, started: float, *, one_way: bool
+        self,
+        dispatcher: Dispatcher,
+        call_id: int,
+        method: BoundMethod,
+        request: Request,
+        started: float,
+        one_way: bool,
     ) -> None:
         self.dispatcher = dispatcher
         self.id = call_id
@@ -179,19 +185,28 @@ class Dispatcher:
             next, and somebody else has to go on reading.
         """
         one_way = frame.kind == _NOTIFY
+        call_id = frame.id
+        calls = self._calls
+        self.now = now = self._clock.current_time()
         try:
-            call = self._admit(frame, one_way=one_way)
+            limits = self._limits
+            if len(calls) >= limits.max_calls:
+                raise Overloaded(f"{limits.max_calls} calls of this connection are in flight, the most allowed")
+            if len(frame.body) > limits.max_message_size:
+                raise MessageTooLarge(f"the request has {len(frame.body)} bytes, of {limits.max_message_size} allowed")
+            request = decode_request(frame.body, max_depth=limits.max_depth)
+            method = self._table.get(request.method)
+            if method is None:
+                raise MethodNotFound(f"there is no method {request.method[:_MAX_SHOWN]!r} that can be called here")
         except RPCError as exc:
-            self._reject(frame.id, exc, one_way=one_way)
+            self._reject(call_id, exc, one_way=one_way)
             return None
-        if call is None:
-            if not one_way:
-                self._reply(Kind.EXPIRED, frame.id)
-            return None
-        self._calls[call.id] = call
+        calls[call_id] = call = IncomingCall(self, call_id, method, request, now, one_way)
+        if request.time_left is not None or limits.max_call_time != math.inf:
+            self._set_deadline(call)
         # A handler that is likely to wait would stop the reading for a pass of the event loop, so it gets a
         # worker of its own; but if it is the only one, nothing is gained by that.
-        if worker is not None and (call.method.waits < _LIKELY or len(self._calls) == 1):
+        if worker is not None and (method.waits < _LIKELY or len(calls) == 1):
             return self.begin(call, worker)
         self._workers.run(call.run)
         return None
@@ -205,32 +220,14 @@ class Dispatcher:
 
     # --- a call's life ---
 
-    def _admit(self, frame: Frame, *, one_way: bool) -> IncomingCall | None:
-        """The call that a request asks for; None if its time is over already.
-
-        Raises:
-            RPCError: it cannot be run.
-        """
-        limits = self._limits
-        if len(self._calls) >= limits.max_calls:
-            raise Overloaded(f"{limits.max_calls} calls of this connection are in flight, the most allowed")
-        if len(frame.body) > limits.max_message_size:
-            raise MessageTooLarge(f"the request has {len(frame.body)} bytes, of {limits.max_message_size} allowed")
-        request = decode_request(frame.body, max_depth=limits.max_depth)
-        method = self._table.get(request.method)
-        if method is None:
-            raise MethodNotFound(f"there is no method {request.method[:_MAX_SHOWN]!r} that can be called here")
-        self.now = now = self._clock.current_time()
-        call = IncomingCall(self, frame.id, method, request, now, one_way=one_way)
-        if request.time_left is not None:
-            if request.time_left <= 0:
-                return None
-            call.deadline = now + request.time_left
+    def _set_deadline(self, call: IncomingCall) -> None:
+        time_left = call.request.time_left
+        if time_left is not None:
+            call.deadline = call.started + time_left
             call.expires = True
-        if now + limits.max_call_time < call.deadline:
-            call.deadline = now + limits.max_call_time
+        if call.started + self._limits.max_call_time < call.deadline:
+            call.deadline = call.started + self._limits.max_call_time
             call.expires = False
-        return call
 
     @trio.lowlevel.enable_ki_protection
     def begin(self, call: IncomingCall, worker: Worker) -> Coroutine[Any, Any, None] | None:
@@ -239,30 +236,32 @@ class Dispatcher:
         Returns:
             What is left of it, if it waits: see :meth:`on_request`.
         """
-        if call.cancelled:
-            del self._calls[call.id]
-            self.finish_cancelled(call)
-            return None
         scope = call.scope = worker.scope
-        if call.deadline != math.inf:
+        if call.deadline != math.inf or call.cancelled:
+            if call.cancelled or call.deadline <= call.started:
+                del self._calls[call.id]
+                self.finish_cancelled(call)
+                return None
             scope.deadline = call.deadline
+        method = call.method
         context = self._context.copy()
-        coroutine = _invoke(call)
+        coroutine = _invoke(call, method)
         try:
             yielded = context.run(coroutine.send, None)
         except StopIteration as stop:
+            if not call.one_way:
+                self._finish(call, stop.value)
             del self._calls[call.id]
-            self._finish(call, stop.value)
         except BaseException as exc:  # noqa: BLE001 - whatever the handler raises is the caller's to know
             del self._calls[call.id]
             self.finish_raised(call, exc)
         else:
-            if call.method.waits < _MOST_LIKELY:
-                call.method.waits += 1
+            if method.waits < _MOST_LIKELY:
+                method.waits += 1
             worker.call = call
             return self._complete(call, worker, resume(coroutine, yielded, context))
-        if call.method.waits:
-            call.method.waits -= 1
+        if method.waits:
+            method.waits -= 1
         if call.deadline != math.inf:
             worker.leave_call()
         return None
@@ -274,7 +273,8 @@ class Dispatcher:
             value = await rest
         finally:
             del self._calls[call.id]
-        self._finish(call, value)
+        if not call.one_way:
+            self._finish(call, value)
         worker.leave_call()
 
     def _reject(self, call_id: int, error: RPCError, *, one_way: bool) -> None:
@@ -286,17 +286,21 @@ class Dispatcher:
             self._reply(Kind.ERROR, call_id, encode_status(error))
 
     def _finish(self, call: IncomingCall, value: object) -> None:
-        if call.one_way:
-            return
+        """The handler has returned."""
+        peer = self._protocol.peer
         try:
             if call.method.method.signature.returns_typed_keys:
                 value = _codec.with_text_keys(value)
-            body = _codec.pack(value, max_depth=self._protocol.peer.max_depth)
+            body = _codec.pack(value, max_depth=peer.max_depth)
         except _codec.EncodeError as exc:
             logger.exception("%s for %s: the result cannot be encoded", call.method.name, self.peer)
             self._reply_internal(call, f"the result of {call.method.name} cannot be encoded: {exc}")
             return
-        self._reply(_RESULT, call.id, body)
+        if len(body) > peer.max_message_size:
+            self._reply(_RESULT, call.id, body)
+        else:
+            # With others in flight, more replies are likely to be ready in a moment.
+            self._outbox.answer(self._protocol.reply(_RESULT, call.id, body), alone=len(self._calls) <= 1)
 
     def finish_cancelled(self, call: IncomingCall) -> None:
         """The handler has ended by the cancel of its scope."""
@@ -364,7 +368,6 @@ class Dispatcher:
         if len(body) > limit and (kind == _RESULT or len(body) > ALWAYS_ACCEPTED):
             error = MessageTooLarge(f"the reply has {len(body)} bytes, and the caller accepts {limit}")
             kind, body = Kind.ERROR, encode_status(error)
-        # With others in flight, more replies are likely to be ready in a moment.
         self._outbox.answer(self._protocol.reply(kind, call_id, body), alone=len(self._calls) <= 1)
 
 
@@ -377,10 +380,9 @@ class _ArgumentsError(Exception):
 
 
 @trio.lowlevel.disable_ki_protection
-async def _invoke(call: IncomingCall) -> Any:
+async def _invoke(call: IncomingCall, bound: BoundMethod) -> Any:
     """Runs in the call's own context."""
     enter_call(call)
-    bound = call.method
     try:
         # Here, because it may run code of the arguments' classes.
         args, kwargs = bound.method.signature.convert_arguments(call.request.args, call.request.kwargs)

@@ -27,7 +27,7 @@ PREAMBLE: Final = MAGIC + bytes([VERSION])
 
 _LENGTH = struct.Struct(">I")
 _PREFIXED_HEADER = struct.Struct(">IBBHQ")
-_pack_header, _unpack_header = _PREFIXED_HEADER.pack, _PREFIXED_HEADER.unpack_from
+pack_header, _unpack_header = _PREFIXED_HEADER.pack, _PREFIXED_HEADER.unpack_from
 _PREFIX: Final = _PREFIXED_HEADER.size
 HEADER_SIZE: Final = _PREFIXED_HEADER.size - _LENGTH.size
 
@@ -52,7 +52,7 @@ _new_frame: Final = cast("Callable[[type[Frame], tuple[object, ...]], Frame]", t
 
 def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002 - as in Frame
     """The bytes of one frame."""
-    return _pack_header(HEADER_SIZE + len(body), kind, flags, stream, id) + body
+    return pack_header(HEADER_SIZE + len(body), kind, flags, stream, id) + body
 
 
 class FrameReader:

@@ -18,11 +18,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._errors import ProtocolError
-from ._frames import PREAMBLE, Frame, FrameReader, encode_frame
+from ._frames import HEADER_SIZE, PREAMBLE, Frame, FrameReader, encode_frame, pack_header
 from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ._limits import Limits
 
@@ -40,6 +40,7 @@ class Protocol:
         peer_is_known: whether the peer's hello has arrived.
         last_request: highest call id that the peer has used.
         last_sent: highest call id that this side has used.
+        error: what was wrong behind the last message that was given.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Protocol:
         "_limits",
         "_open_incoming",
         "_open_outgoing",
+        "error",
         "last_request",
         "last_sent",
         "peer",
@@ -58,6 +60,7 @@ class Protocol:
         self.peer = UNTIL_HELLO
         self.peer_is_known = False
         self.last_request = 0
+        self.error: ProtocolError | None = None
         self._limits = limits
         self._frames = FrameReader(max_body=limits.max_hello_size)
         self._open_incoming: set[int] = set()
@@ -72,37 +75,48 @@ class Protocol:
         """How many bytes the message that has begun still lacks; 0 if that is not known."""
         return self._frames.missing
 
-    def receive(self, data: bytes | bytearray) -> Iterator[Frame]:
+    def receive(self, data: bytes | bytearray) -> list[Frame]:
         """Takes bytes, gives the messages that they complete, in order.
 
-        Frames before a faulty one are given before the error is raised. A request is given although its
-        body may be unreadable; a cancel of a finished call is not given.
+        A request is given although its body may be unreadable; a cancel of a finished call is not given.
 
         Raises:
-            ProtocolError: the peer broke the protocol. The connection has to be closed.
+            ProtocolError: the peer broke the protocol, and there is no message before that. If there are
+                some, the error is in :attr:`error`. In either case the connection has to be closed.
         """
-        if not self.peer_is_known:
-            # What is behind it is read by the limits for a peer that is known.
-            for frame in self._frames.feed(data, only_one=True):
-                self._receive_hello(frame)
-                yield frame
-            data = b""
-        for frame in self._frames.feed(data) if self.peer_is_known else ():
-            check = self._checks.get(frame.kind)
-            if check is None:
-                if frame.kind & IGNORABLE:
-                    continue
-                raise ProtocolError(f"a message of unknown kind {frame.kind:#04x}")
-            if frame.flags or frame.stream:
-                raise ProtocolError(
-                    f"flags {frame.flags:#04x} and stream {frame.stream} belong to features that were not announced"
-                )
-            if frame.body and frame.kind in _BODILESS:
-                raise ProtocolError(f"{Kind(frame.kind).name} has a body")
-            if check(self, frame):
-                yield frame
-        if self._frames.error is not None:
-            raise self._frames.error
+        messages: list[Frame] = []
+        try:
+            if not self.peer_is_known:
+                # What is behind it is read by the limits for a peer that is known.
+                for frame in self._frames.feed(data, only_one=True):
+                    self._receive_hello(frame)
+                    messages.append(frame)
+                if not messages:
+                    return messages
+                data = b""
+            checks = self._checks
+            for frame in self._frames.feed(data):
+                kind = frame.kind
+                check = checks.get(kind)
+                if check is None:
+                    if kind & IGNORABLE:
+                        continue
+                    raise ProtocolError(f"a message of unknown kind {kind:#04x}")
+                if frame.flags or frame.stream:
+                    raise ProtocolError(
+                        f"flags {frame.flags:#04x} and stream {frame.stream} belong to features that were not announced"
+                    )
+                if kind in _BODILESS and frame.body:
+                    raise ProtocolError(f"{Kind(kind).name} has a body")
+                if check(self, frame):
+                    messages.append(frame)
+            if self._frames.error is not None:
+                raise self._frames.error
+        except ProtocolError as exc:
+            if not messages:
+                raise
+            self.error = exc
+        return messages
 
     def receive_eof(self) -> None:
         """Notes that the peer's bytes have ended.
@@ -183,7 +197,7 @@ class Protocol:
         """A call: its id, and the bytes to write."""
         self.last_sent = call_id = self.last_sent + 1
         self._open_outgoing.add(call_id)
-        return call_id, encode_frame(_REQUEST, call_id, body)
+        return call_id, pack_header(HEADER_SIZE + len(body), _REQUEST, 0, 0, call_id) + body
 
     def forget_request(self, call_id: int) -> None:
         """The bytes of this request will not be written; its id is never used again."""
@@ -201,7 +215,7 @@ class Protocol:
     def reply(self, kind: int, call_id: int, body: bytes = b"") -> bytes:
         """The one terminal reply to a call: RESULT, ERROR, CANCELLED or EXPIRED."""
         self._open_incoming.remove(call_id)
-        return encode_frame(kind, call_id, body)
+        return pack_header(HEADER_SIZE + len(body), kind, 0, 0, call_id) + body
 
     def ping(self) -> tuple[int, bytes]:
         """A ping: its number, and the bytes to write."""
