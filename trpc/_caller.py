@@ -37,12 +37,13 @@ from ._errors import (
 from ._exceptions import decode_error, decode_status
 from ._frames import Frame
 from ._messages import Kind, encode_request
-from ._outbox import Outgoing
+from ._outgoing import Outgoing, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from ._outbox import Outbox
+    from ._outgoing import Data
     from ._protocol import Protocol
     from ._signature import Signature
     from ._workers import Workers
@@ -317,7 +318,7 @@ class Caller:
                 )
             except _codec.EncodeError:
                 body = self._encode(call.method, args, kwargs, time_left, signature)
-        if len(body) > peer.max_message_size:
+        if (len(body) if type(body) is bytes else size_of(body)) > peer.max_message_size:
             return False
         call.deadline = deadline
         self._send(call, body)
@@ -330,7 +331,7 @@ class Caller:
         body, call.deadline = await self._prepare(call.method, args, kwargs, signature)
         self._send(call, body)
 
-    def _send(self, call: OutgoingCall, body: bytes) -> None:
+    def _send(self, call: OutgoingCall, body: Data) -> None:
         call.id, data = self._protocol.request(body)
         self._outbox.put(data, call, alone=not self._in_flight)
         self._in_flight[call.id] = call
@@ -343,7 +344,7 @@ class Caller:
         signature: Signature | None = None,
         *,
         one_way: bool = False,
-    ) -> tuple[bytes, float]:
+    ) -> tuple[Data, float]:
         """The body of a request that may be sent now, and the deadline in it.
 
         The time left is taken after all waiting: for room, and for the peer's limits where the request
@@ -358,11 +359,11 @@ class Caller:
             self._raise_if_refused()
             time_left = None if one_way or deadline == math.inf else deadline - trio.current_time()
             body = self._encode(method, args, kwargs, time_left, signature)
-            if len(body) <= self._protocol.peer.max_message_size:
+            if size_of(body) <= self._protocol.peer.max_message_size:
                 return body, deadline
             if self._protocol.peer_is_known:
                 raise MessageTooLarge(
-                    f"{method}: the request has {len(body)} bytes, and the peer accepts"
+                    f"{method}: the request has {size_of(body)} bytes, and the peer accepts"
                     f" {self._protocol.peer.max_message_size}; it was not sent"
                 )
             await self._hello.wait()
@@ -374,7 +375,7 @@ class Caller:
         kwargs: Mapping[str, object] | None,
         time_left: float | None,
         signature: Signature | None,
-    ) -> bytes:
+    ) -> Data:
         max_depth = self._protocol.peer.max_depth
         if signature is not None and signature.has_typed_keys:
             args, kwargs = signature.with_text_keys(args, kwargs or {})

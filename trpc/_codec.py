@@ -10,6 +10,7 @@ would not accept.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, cast
 
 import msgpack
@@ -18,9 +19,17 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ._outgoing import Data
+
 # msgpack has no types of its own.
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
 _unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
+
+_Packer: Final[Callable[[], Any]] = cast("Any", msgpack).Packer
+
+# Bytes of this size are worth not to be copied.
+LARGE: Final = 64 * 1024
+_BIN32: Final = struct.Struct(">BI")
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _SEQUENCES: Final = frozenset({list, tuple})
@@ -107,6 +116,29 @@ def pack(value: object, *, max_depth: int) -> bytes:
     except Exception as exc:
         raise EncodeError(_reason(exc)) from exc
     return packed
+
+
+def pack_scattered(value: object, *, max_depth: int) -> Data:
+    """As :func:`pack`, but ``bytes`` that are large stay as they are, in pieces of their own, if it is flat."""
+    if max_depth < _FLAT_DEPTH or not _is_flat(value):
+        return pack(value, max_depth=max_depth)
+    pieces: list[bytes] = []
+    _scatter(value, pieces)
+    return tuple(pieces)
+
+
+def _scatter(value: Any, pieces: list[bytes]) -> None:
+    if type(value) is bytes and len(value) >= LARGE:
+        pieces += [_BIN32.pack(0xC6, len(value)), value]
+    elif type(value) in _SEQUENCES:
+        pieces.append(_Packer().pack_array_header(len(value)))
+        for item in value:
+            _scatter(item, pieces)
+    else:
+        try:
+            pieces.append(_packb(value))
+        except Exception as exc:
+            raise EncodeError(_reason(exc)) from exc
 
 
 def unpack(body: bytes | memoryview, *, max_depth: int) -> Any:

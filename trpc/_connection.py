@@ -255,18 +255,28 @@ class Connection:
     def _receive(self) -> bool:
         """Reads what is there, for :meth:`_handle`; whether there was something."""
         try:
-            data = self._transport.receive_nowait(self._protocol.missing)
+            room = self._protocol.room()
+            if room is None:
+                data = self._transport.receive_nowait()
+                if data is None:
+                    return False
+                if data:
+                    self._frames = iter(self._protocol.receive(data))
+                    return True
+            else:
+                with room:
+                    size = self._transport.receive_into(room)
+                if size is None:
+                    return False
+                if size:
+                    self._frames = iter(self._protocol.receive_filled(size))
+                    return True
         except _BROKEN as exc:
             self._lose(exc)
-            return False
-        if data:
-            try:
-                self._frames = iter(self._protocol.receive(data))
-            except ProtocolError as exc:
-                self._refuse(exc)
-                self._lose(exc)
-            return True
-        if data is not None and not self._lost:
+        except ProtocolError as exc:
+            self._refuse(exc)
+            self._lose(exc)
+        else:
             try:
                 self._protocol.receive_eof()
             except ProtocolError as exc:

@@ -20,6 +20,7 @@ from ._context import CurrentCall, context_for_calls, enter_call
 from ._errors import DeadlineExceeded, InvalidArguments, MessageTooLarge, MethodNotFound, Overloaded, RPCError
 from ._exceptions import encode_exception, encode_status
 from ._messages import ALWAYS_ACCEPTED, Kind, Request, decode_request
+from ._outgoing import size_of
 from ._relay import resume
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ._frames import Frame
     from ._limits import Limits
     from ._outbox import Outbox
+    from ._outgoing import Data
     from ._protocol import Protocol
     from ._service import BoundMethod
     from ._workers import Worker, Workers
@@ -291,12 +293,16 @@ class Dispatcher:
         try:
             if call.method.method.signature.returns_typed_keys:
                 value = _codec.with_text_keys(value)
-            body = _codec.pack(value, max_depth=peer.max_depth)
+            body: Data
+            if type(value) is bytes and len(value) >= _codec.LARGE:
+                body = _codec.pack_scattered(value, max_depth=peer.max_depth)
+            else:
+                body = _codec.pack(value, max_depth=peer.max_depth)
         except _codec.EncodeError as exc:
             logger.exception("%s for %s: the result cannot be encoded", call.method.name, self.peer)
             self._reply_internal(call, f"the result of {call.method.name} cannot be encoded: {exc}")
             return
-        if len(body) > peer.max_message_size:
+        if (len(body) if type(body) is bytes else size_of(body)) > peer.max_message_size:
             self._reply(_RESULT, call.id, body)
         else:
             # With others in flight, more replies are likely to be ready in a moment.
@@ -363,10 +369,11 @@ class Dispatcher:
         error = RPCError(message)
         self._reply(Kind.ERROR, call.id, encode_status(error))
 
-    def _reply(self, kind: int, call_id: int, body: bytes = b"") -> None:
+    def _reply(self, kind: int, call_id: int, body: Data = b"") -> None:
         limit = self._protocol.peer.max_message_size
-        if len(body) > limit and (kind == _RESULT or len(body) > ALWAYS_ACCEPTED):
-            error = MessageTooLarge(f"the reply has {len(body)} bytes, and the caller accepts {limit}")
+        size = size_of(body)
+        if size > limit and (kind == _RESULT or size > ALWAYS_ACCEPTED):
+            error = MessageTooLarge(f"the reply has {size} bytes, and the caller accepts {limit}")
             kind, body = Kind.ERROR, encode_status(error)
         self._outbox.answer(self._protocol.reply(kind, call_id, body), alone=len(self._calls) <= 1)
 

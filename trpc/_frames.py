@@ -19,6 +19,8 @@ from ._errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._outgoing import Data
+
 VERSION: Final = 1
 # The first byte can start neither ASCII, UTF-8 nor a TLS record, so that the first byte of a stray
 # protocol gives it away; CR LF shows a transport that translates line ends (both learned from PNG).
@@ -32,8 +34,10 @@ _PREFIX: Final = _PREFIXED_HEADER.size
 HEADER_SIZE: Final = _PREFIXED_HEADER.size - _LENGTH.size
 
 
-# Bodies up to this size are copied out of what was read; larger ones stay where they are.
+# Bodies up to this size are copied out of what was read, and behind their header; larger ones stay where they are.
 _COPIED: Final = 64 * 1024
+# The room in the buffer of a large frame, and at most how much at a time. The system shares its zeros.
+_ZEROS: Final = memoryview(bytes(1024 * 1024))
 
 
 class Frame(NamedTuple):
@@ -48,6 +52,14 @@ class Frame(NamedTuple):
 
 # Half the time of Frame(...), which is a Python function around this.
 _new_frame: Final = cast("Callable[[type[Frame], tuple[object, ...]], Frame]", tuple.__new__)
+
+
+def frame_of(kind: int, call_id: int, body: Data) -> Data:
+    """The bytes of a frame, whose body stays in one piece if it is large."""
+    if type(body) is not bytes:
+        return (pack_header(HEADER_SIZE + sum(map(len, body)), kind, 0, 0, call_id), *body)
+    header = pack_header(HEADER_SIZE + len(body), kind, 0, 0, call_id)
+    return header + body if len(body) <= _COPIED else (header, body)
 
 
 def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002 - as in Frame
@@ -66,13 +78,15 @@ class FrameReader:
         error: what was wrong behind the last frame that was given.
     """
 
-    __slots__ = ("_buffer", "_preamble_read", "error", "max_body", "missing")
+    __slots__ = ("_buffer", "_filled", "_preamble_read", "error", "max_body", "missing")
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
         self.missing = 0
         self.error: ProtocolError | None = None
         self._buffer: bytes | bytearray = b""
+        self._filled = 0
+        """How much of the buffer has arrived, while it has room for more; else 0."""
         self._preamble_read = 0
 
     def feed(self, data: bytes | bytearray, *, only_one: bool = False) -> list[Frame]:
@@ -93,9 +107,11 @@ class FrameReader:
             if self._preamble_read < len(PREAMBLE):
                 data = self._feed_preamble(data)
             if self._buffer:
-                # It grows with what has arrived, never with what is only announced.
                 if type(self._buffer) is bytes:
                     self._buffer = bytearray(self._buffer)
+                elif self._filled:
+                    del self._buffer[self._filled :]
+                    self._filled = 0
                 self._buffer += data
                 if len(data) < self.missing:
                     self.missing -= len(data)
@@ -107,6 +123,28 @@ class FrameReader:
             if not frames:
                 raise
         return frames
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes of a large frame belong, so that they are read to where they stay.
+
+        Release it, and tell :meth:`fill` how many bytes there were. None: they are for :meth:`feed`.
+        """
+        if self.missing <= _COPIED:
+            return None
+        if type(self._buffer) is bytes:
+            self._buffer = bytearray(self._buffer)
+        size = self._filled or len(self._buffer)
+        if size == len(self._buffer):
+            # It grows with what has arrived: nothing is allocated for what is only announced.
+            self._buffer += _ZEROS[: min(self.missing, 3 * size)]  # type: ignore[operator]
+        self._filled = size
+        return memoryview(self._buffer)[size:]
+
+    def fill(self, size: int) -> list[Frame]:
+        """So many bytes are in the room now. Otherwise as :meth:`feed`."""
+        self._filled += size
+        self.missing -= size
+        return [] if self.missing else self.feed(b"")
 
     def _cut(self, data: bytes | bytearray, frames: list[Frame], *, only_one: bool) -> None:
         size = len(data)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ._limits import Limits
+    from ._outgoing import Data
 
 IGNORABLE: Final = 0x80
 """A kind with this bit may be ignored by a peer that does not know it."""
@@ -63,7 +64,7 @@ class Hello:
         return cls(limits.max_message_size, limits.max_calls, limits.max_depth)
 
     @classmethod
-    def decode(cls, body: bytes) -> Hello:
+    def decode(cls, body: bytes | memoryview) -> Hello:
         """Reads the body of HELLO; unknown keys are for later versions and ignored.
 
         Raises:
@@ -106,7 +107,7 @@ def encode_request(
     metadata: Mapping[str, MetadataValue] | None,
     *,
     max_depth: int,
-) -> bytes:
+) -> Data:
     """Body of REQUEST or NOTIFY; elements at the end that are None are left out.
 
     Raises:
@@ -117,10 +118,13 @@ def encode_request(
         fields += [kwargs or None, time_left, metadata or None]
         while fields[-1] is None:
             fields.pop()
+    for argument in args:
+        if type(argument) is bytes and len(argument) >= _codec.LARGE:
+            return _codec.pack_scattered(fields, max_depth=max_depth)
     return _codec.pack(fields, max_depth=max_depth)
 
 
-def decode_request(body: bytes, *, max_depth: int) -> Request:
+def decode_request(body: bytes | memoryview, *, max_depth: int) -> Request:
     """Reads the body of REQUEST or NOTIFY.
 
     Raises:

@@ -13,52 +13,26 @@ So one call costs a system call and no task, and a hundred at once cost one of e
 
 from __future__ import annotations
 
-import enum
 import math
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from ._outgoing import BATCH, Batch, Outgoing, State, is_taken_back, size_of, without_first
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+    from ._outgoing import Data, Entry
     from ._transport import Transport
 
-# Frames are joined up to this size, so that many small ones share a system call and none waits for long.
-_BATCH: Final = 64 * 1024
-# A frame of this size is not copied to be joined with others.
-_LARGE: Final = 16 * 1024
 # Frames that were taken back stay in the queue, empty, until there are so many and more than half of it.
 _MAX_EMPTY: Final = 100
 
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
-
-class State(enum.Enum):
-    """How far a frame has come."""
-
-    QUEUED = "queued"
-    UNSENT = "unsent"
-    """Taken back, or the connection ended first: no byte of it has left, nor ever will."""
-    WRITING = "writing"
-    WRITTEN = "written"
-    BROKEN = "broken"
-    """The connection ended while it was being written: the peer may have it."""
-
-
-# Looked up once: an attribute of an enum takes longer than one of a module, and each frame needs three.
+# Of the enum, each would be an attribute to look up, and every frame needs some.
 _QUEUED, _UNSENT, _WRITING, _WRITTEN = State.QUEUED, State.UNSENT, State.WRITING, State.WRITTEN
-
-
-class Outgoing:
-    """A frame on its way out, for its owner to take back or to wait for."""
-
-    __slots__ = ("data", "state", "waiter")
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.state = _QUEUED
-        self.waiter: trio.lowlevel.Task | None = None
 
 
 class Outbox:
@@ -113,15 +87,14 @@ class Outbox:
         self._transport = transport
         self._run_soon = run_soon
         self._on_error = on_error
-        # What answers the peer is there as its bytes: nobody asks for it again.
-        self._control: list[Outgoing | bytes] = []
-        self._frames: list[Outgoing | bytes] = []
+        self._control: list[Entry] = []
+        self._frames: list[Entry] = []
         self._empty = 0
         self._held = True
         self._writing = False
         """Whether a writer runs, or will run soon."""
-        self._batch: Sequence[Outgoing | bytes] = ()
-        self._rest: bytes | memoryview = b""
+        self._batch: Sequence[Entry] = ()
+        self._rest: Sequence[bytes | memoryview] = ()
         """What the transport has not taken of the batch."""
         self._closing = False
         self._deadline = math.inf
@@ -147,7 +120,7 @@ class Outbox:
     # --- putting in ---
 
     @trio.lowlevel.enable_ki_protection
-    def put(self, data: bytes, frame: Outgoing | None = None, *, control: bool = False, alone: bool = True) -> Outgoing:
+    def put(self, data: Data, frame: Outgoing | None = None, *, control: bool = False, alone: bool = True) -> Outgoing:
         """Puts a frame in. Control frames go before all others, so that no large message delays them.
 
         Args:
@@ -162,34 +135,27 @@ class Outbox:
             frame.state = _UNSENT
             return frame
         frame.data = data
-        if (
-            not alone
-            or self._held
-            or self._writing
-            or self._frames
-            or self._control
-            or not self._goes_at_once(data, frame)
-        ):
-            self._enqueue(frame, control=control)
+        frame.size = len(data) if type(data) is bytes else size_of(data)
+        self._put(frame, data, frame.size, control=control, alone=alone)
         return frame
 
     @trio.lowlevel.enable_ki_protection
-    def answer(self, data: bytes, *, control: bool = False, alone: bool = True) -> None:
+    def answer(self, data: Data, *, control: bool = False, alone: bool = True) -> None:
         """Puts a frame in that answers what the peer has sent. Otherwise as :meth:`put`."""
-        if self._held and not control:
-            if not self._closing:
-                self._frames.append(data)
-                self.unsent += len(data)
-                self.unsent_answers += len(data)
-        elif not self._closing and (
-            not alone
-            or self._held
-            or self._writing
-            or self._frames
-            or self._control
-            or not self._goes_at_once(data, data)
-        ):
-            self._enqueue(data, control=control)
+        if self._closing:
+            return
+        if type(data) is not bytes:
+            frame = Outgoing()
+            frame.data = data
+            frame.size = size_of(data)
+            frame.is_answer = True
+            self._put(frame, data, frame.size, control=control, alone=alone)
+        elif self._held and not control:
+            self._frames.append(data)
+            self.unsent += len(data)
+            self.unsent_answers += len(data)
+        else:
+            self._put(data, data, len(data), control=control, alone=alone)
 
     def hold(self) -> None:
         """Keeps what is put in until :meth:`flush`, which has to be called before anything is waited for."""
@@ -200,27 +166,9 @@ class Outbox:
         self._held = False
         if self._writing or self._closing:
             return
-        frames = self._frames
-        if frames and not self._control and self.unsent == self.unsent_answers <= _BATCH and not self._empty:
-            # The common case, answers only, without a look at each.
-            data = frames[0] if len(frames) == 1 else b"".join(frames)  # type: ignore[arg-type]
-            try:
-                taken = self._transport.send_nowait((data,))  # type: ignore[arg-type]
-            except _BROKEN as exc:
-                self._break(exc)
-                return
-            if taken == self.unsent:
-                frames.clear()
-                self.unsent = self.unsent_answers = 0
-                if self._room is not None or self._answered is not None:
-                    self._settle((), _WRITTEN)
-                return
-            if taken:
-                self._frames = []
-                self._begin_rest(frames, (data,), taken)  # type: ignore[arg-type]
-        elif frames or self._control:
+        if self._frames or self._control:
             self._write_nowait()
-        self._need_writer()
+            self._need_writer()
 
     # --- what becomes of a frame ---
 
@@ -231,7 +179,7 @@ class Outbox:
             self._settle([frame], _UNSENT)
             self._empty += 1
             if self._empty > _MAX_EMPTY and self._empty > len(self._frames) // 2:
-                self._frames = [entry for entry in self._frames if not _is_empty(entry)]
+                self._frames = [entry for entry in self._frames if not is_taken_back(entry)]
                 self._empty = 0
         return frame.state is _UNSENT
 
@@ -293,41 +241,48 @@ class Outbox:
 
     # --- writing ---
 
-    def _goes_at_once(self, data: bytes, entry: Outgoing | bytes) -> bool:
-        """Writes a frame while none is on its way out. False: it has to be queued."""
-        try:
-            taken = self._transport.send_nowait((data,))
-        except _BROKEN as exc:
-            self._count(entry)
-            self._settle((entry,), _UNSENT)
-            self._break(exc)
-            return True
-        if taken == len(data):
-            if type(entry) is not bytes:
-                entry.state = _WRITTEN
-            return True
-        if taken:
-            self._count(entry)
-            self._begin_rest((entry,), (data,), taken)
-            self._need_writer()
-        return taken > 0
-
-    def _enqueue(self, entry: Outgoing | bytes, *, control: bool) -> None:
-        self._count(entry)
+    def _put(self, entry: Entry, data: Data, size: int, *, control: bool, alone: bool) -> None:
+        """Writes a frame if it may leave now, or queues it."""
+        if alone and not (self._held or self._writing or self._frames or self._control):
+            chunks = (data,) if type(data) is bytes else data
+            try:
+                taken = self._transport.send_nowait(chunks)
+            except _BROKEN as exc:
+                self._count(entry, size)
+                self._settle((entry,), _UNSENT)
+                self._break(exc)
+                return
+            if taken == size:
+                if type(entry) is not bytes:
+                    entry.state = _WRITTEN
+                    entry.data = b""
+                return
+            if taken:
+                self._count(entry, size)
+                self._begin_rest((entry,), chunks, taken)
+                self._need_writer()
+                return
+        self._count(entry, size)
         (self._control if control else self._frames).append(entry)
         self._need_writer()
 
-    def _count(self, entry: Outgoing | bytes) -> None:
-        if type(entry) is bytes:
-            self.unsent += len(entry)
-            self.unsent_answers += len(entry)
-        else:
-            self.unsent += len(entry.data)
+    def _count(self, entry: Entry, size: int) -> None:
+        self.unsent += size
+        if type(entry) is bytes or entry.is_answer:
+            self.unsent_answers += size
 
     def _write_nowait(self) -> None:
         """Writes what is queued until the transport takes no more."""
+        if len(self._frames) == 1 and not self._control and type(data := self._frames[0]) is bytes:
+            # The answer to a single call: as _put() would have done.
+            self._frames.clear()
+            self.unsent -= len(data)
+            self.unsent_answers -= len(data)
+            self._put(data, data, len(data), control=False, alone=True)
+            return
         while self._frames or self._control:
-            batch = self._next_batch()
+            batch = Batch()
+            control, frames = batch.add(self._control), batch.add(self._frames)
             try:
                 taken = self._transport.send_nowait(batch.chunks) if batch.size else 0
             except _BROKEN as exc:
@@ -335,7 +290,7 @@ class Outbox:
                 return
             if batch.size and not taken:
                 return
-            self._take(batch)
+            self._take(batch, control, frames)
             if taken < batch.size:
                 self._begin_rest(batch.entries, batch.chunks, taken)
                 return
@@ -354,18 +309,19 @@ class Outbox:
         try:
             while self._rest or self._frames or self._control:
                 if not self._rest:
-                    batch = self._next_batch()
-                    self._take(batch)
+                    batch = Batch()
+                    self._take(batch, batch.add(self._control), batch.add(self._frames))
                     # Before it is tried: if it fails now, nobody can tell how much has left.
                     self._begin_rest(batch.entries, batch.chunks, 0)
-                    self._rest = self._rest[self._transport.send_nowait((self._rest,)) :] if self._rest else b""
+                    if batch.size:
+                        self._rest = without_first(self._rest, self._transport.send_nowait(self._rest))
                 if self._rest:
                     with trio.CancelScope(shield=True, deadline=self._deadline) as self._scope:
                         await self._transport.send(self._rest)
                     if self._scope.cancelled_caught:
                         self._give_up()
                         break
-                self._rest = b""
+                self._rest = ()
                 self._settle(self._batch, _WRITTEN)
                 self._batch = ()
         except _BROKEN as exc:
@@ -380,24 +336,18 @@ class Outbox:
             if self._writer_left is not None:
                 self._writer_left.set()
 
-    def _next_batch(self) -> _Batch:
-        """The frames to write together, control first; they stay where they are."""
-        batch = _Batch()
-        batch.control = batch.add(self._control)
-        batch.frames = batch.add(self._frames)
-        return batch
-
-    def _take(self, batch: _Batch) -> None:
-        del self._control[: batch.control], self._frames[: batch.frames]
+    def _take(self, batch: Batch, control: int, frames: int) -> None:
+        """Takes so many entries, which are in the batch, out of the queues."""
+        del self._control[:control], self._frames[:frames]
         self._empty -= batch.empty
 
-    def _begin_rest(self, entries: Sequence[Outgoing | bytes], chunks: Sequence[bytes], taken: int) -> None:
+    def _begin_rest(self, entries: Sequence[Entry], chunks: Sequence[bytes], taken: int) -> None:
         """Some bytes of these frames have left, or are about to: the others have to follow."""
         for entry in entries:
             if type(entry) is not bytes:
                 entry.state = _WRITING
         self._batch = entries
-        self._rest = memoryview(b"".join(chunks))[taken:]
+        self._rest = without_first(chunks, taken)
 
     def _break(self, exc: Exception) -> None:
         """The transport is broken. Whoever is putting something in must not find the connection taken apart."""
@@ -409,14 +359,16 @@ class Outbox:
 
         self._run_soon(report)
 
-    def _settle(self, entries: Iterable[Outgoing | bytes], state: State) -> None:
+    def _settle(self, entries: Iterable[Entry], state: State) -> None:
         """These frames are done with: they leave the count, and who waits for one goes on."""
         for entry in entries:
             if type(entry) is bytes:
                 self.unsent -= len(entry)
                 self.unsent_answers -= len(entry)
                 continue
-            self.unsent -= len(entry.data)
+            self.unsent -= entry.size
+            if entry.is_answer:
+                self.unsent_answers -= entry.size
             entry.state = state
             entry.data = b""
             if entry.waiter is not None:
@@ -430,59 +382,15 @@ class Outbox:
     def _give_up(self) -> None:
         """Whatever is left will not be written."""
         self._closing = True
-        self._rest = b""
+        left = [entry for entry in (*self._control, *self._frames) if not is_taken_back(entry)]
         self._settle(self._batch, State.BROKEN)
-        left = [*self._control, *self._frames]
-        self._batch = ()
+        self._settle(left, _UNSENT)
+        self._rest = self._batch = ()
         self._control, self._frames = [], []
         self._empty = 0
-        self._settle([entry for entry in left if not _is_empty(entry)], _UNSENT)
         self._wake_all()
 
     def _wake_all(self) -> None:
         for lot in (self._room, self._answered):
             if lot is not None:
                 lot.unpark_all()
-
-
-class _Batch:
-    """Frames to be written together."""
-
-    __slots__ = ("chunks", "control", "empty", "entries", "frames", "size")
-
-    def __init__(self) -> None:
-        self.entries: list[Outgoing | bytes] = []
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.control = self.frames = self.empty = 0
-
-    def add(self, queue: Sequence[Outgoing | bytes]) -> int:
-        """Takes from the front of a queue until the batch is full; how many entries these are."""
-        small: list[bytes] = []
-        count = 0
-        for entry in queue:
-            if self.size >= _BATCH:
-                break
-            count += 1
-            if type(entry) is bytes:
-                data = entry
-            elif entry.state is _QUEUED:
-                data = entry.data
-            else:
-                self.empty += 1
-                continue
-            self.entries.append(entry)
-            self.size += len(data)
-            if len(data) < _LARGE:
-                small.append(data)
-            else:
-                self.chunks += [b"".join(small), data] if small else [data]
-                small = []
-        if small:
-            self.chunks.append(b"".join(small))
-        return count
-
-
-def _is_empty(entry: Outgoing | bytes) -> bool:
-    """Whether it was taken back."""
-    return type(entry) is not bytes and entry.state is not _QUEUED

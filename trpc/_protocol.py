@@ -18,13 +18,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._errors import ProtocolError
-from ._frames import HEADER_SIZE, PREAMBLE, Frame, FrameReader, encode_frame, pack_header
+from ._frames import PREAMBLE, Frame, FrameReader, encode_frame, frame_of
 from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._limits import Limits
+    from ._outgoing import Data
 
 
 _BODILESS: Final = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED})
@@ -70,10 +71,14 @@ class Protocol:
 
     # --- receiving ---
 
-    @property
-    def missing(self) -> int:
-        """How many bytes the message that has begun still lacks; 0 if that is not known."""
-        return self._frames.missing
+    def room(self) -> memoryview | None:
+        """Where the next bytes belong, if a large message is on its way; see :meth:`FrameReader.room`."""
+        return self._frames.room()
+
+    def receive_filled(self, size: int) -> list[Frame]:
+        """So many bytes are in the room now. Otherwise as :meth:`receive`."""
+        frames = self._frames.fill(size)
+        return self._accept(frames) if frames else frames
 
     def receive(self, data: bytes | bytearray) -> list[Frame]:
         """Takes bytes, gives the messages that they complete, in order.
@@ -84,18 +89,23 @@ class Protocol:
             ProtocolError: the peer broke the protocol, and there is no message before that. If there are
                 some, the error is in :attr:`error`. In either case the connection has to be closed.
         """
+        if self.peer_is_known:
+            return self._accept(self._frames.feed(data))
+        # What is behind the hello is read by the limits for a peer that is known.
+        frames = self._frames.feed(data, only_one=True)
+        if frames:
+            self._receive_hello(frames[0])
+            try:
+                frames += self._accept(self._frames.feed(b""))
+            except ProtocolError as exc:
+                self.error = exc
+        return frames
+
+    def _accept(self, frames: list[Frame]) -> list[Frame]:
         messages: list[Frame] = []
+        checks = self._checks
         try:
-            if not self.peer_is_known:
-                # What is behind it is read by the limits for a peer that is known.
-                for frame in self._frames.feed(data, only_one=True):
-                    self._receive_hello(frame)
-                    messages.append(frame)
-                if not messages:
-                    return messages
-                data = b""
-            checks = self._checks
-            for frame in self._frames.feed(data):
+            for frame in frames:
                 kind = frame.kind
                 check = checks.get(kind)
                 if check is None:
@@ -193,29 +203,29 @@ class Protocol:
         """The first bytes of the connection: preamble and hello."""
         return PREAMBLE + encode_frame(Kind.HELLO, 0, Hello.of(self._limits).encode())
 
-    def request(self, body: bytes) -> tuple[int, bytes]:
+    def request(self, body: Data) -> tuple[int, Data]:
         """A call: its id, and the bytes to write."""
         self.last_sent = call_id = self.last_sent + 1
         self._open_outgoing.add(call_id)
-        return call_id, pack_header(HEADER_SIZE + len(body), _REQUEST, 0, 0, call_id) + body
+        return call_id, frame_of(_REQUEST, call_id, body)
 
     def forget_request(self, call_id: int) -> None:
         """The bytes of this request will not be written; its id is never used again."""
         self._open_outgoing.discard(call_id)
 
-    def notify(self, body: bytes) -> bytes:
+    def notify(self, body: Data) -> Data:
         """A one-way call: the bytes to write."""
         self.last_sent += 1
-        return encode_frame(Kind.NOTIFY, self.last_sent, body)
+        return frame_of(Kind.NOTIFY, self.last_sent, body)
 
     def cancel(self, call_id: int) -> bytes:
         """Asks the peer to cancel a call that is open."""
         return encode_frame(Kind.CANCEL, call_id)
 
-    def reply(self, kind: int, call_id: int, body: bytes = b"") -> bytes:
+    def reply(self, kind: int, call_id: int, body: Data = b"") -> Data:
         """The one terminal reply to a call: RESULT, ERROR, CANCELLED or EXPIRED."""
         self._open_incoming.remove(call_id)
-        return pack_header(HEADER_SIZE + len(body), kind, 0, 0, call_id) + body
+        return frame_of(kind, call_id, body)
 
     def ping(self) -> tuple[int, bytes]:
         """A ping: its number, and the bytes to write."""

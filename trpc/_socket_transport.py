@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ._outgoing import without_first
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # What one read takes: some thousand small messages.
 _RECEIVE_SIZE: Final = 64 * 1024
-# The same while a large frame is on its way.
-_LARGE_RECEIVE_SIZE: Final = 1024 * 1024
+# What the kernel holds that has not been sent, until it takes more. Trio's 16 KiB lets large messages leave in
+# small pieces with a pass of the event loop for each; without a bound, control frames would wait behind megabytes.
+_NOTSENT: Final = 256 * 1024
 
 
 class SocketTransport:
@@ -42,18 +45,31 @@ class SocketTransport:
         self.address = address
         self._stream = stream
         self._fd = stream.socket.fileno()
+        with contextlib.suppress(AttributeError, OSError):  # not on this system, or not TCP
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT)
         # Not a method around it: each of them is one more frame to go through whenever the task is resumed.
         self.wait_readable = functools.partial(trio.lowlevel.wait_readable, self._fd)
 
-    def receive_nowait(self, missing: int = 0) -> bytes | None:
-        # A large buffer is made for what is known to come only: making it costs more than reading.
-        size = _RECEIVE_SIZE if missing <= _RECEIVE_SIZE else min(missing, _LARGE_RECEIVE_SIZE)
+    def receive_nowait(self) -> bytes | None:
         try:
-            return os.read(self._fd, size)
+            return os.read(self._fd, _RECEIVE_SIZE)
         except BlockingIOError:
             return None
         except OSError as exc:
             raise self._error(exc) from exc
+
+    def receive_into(self, room: memoryview) -> int | None:
+        try:
+            size = os.readv(self._fd, [room])
+            # What the peer is still writing may be there as well, without a pass of the event loop.
+            with contextlib.suppress(BlockingIOError):
+                while 0 < size < len(room) and (more := os.readv(self._fd, [room[size:]])):
+                    size += more
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise self._error(exc) from exc
+        return size
 
     def stop_waiting(self) -> None:
         if self._fd >= 0:
@@ -67,14 +83,11 @@ class SocketTransport:
         except OSError as exc:
             raise self._error(exc) from exc
 
-    async def send(self, data: bytes | memoryview) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self.send_nowait((rest,)) :]
-            if rest:
-                # stop_waiting() was meant for the other direction.
-                with contextlib.suppress(trio.ClosedResourceError):
-                    await trio.lowlevel.wait_writable(self._fd)
+    async def send(self, chunks: Sequence[bytes | memoryview]) -> None:
+        while chunks := without_first(chunks, self.send_nowait(chunks)):
+            # stop_waiting() was meant for the other direction.
+            with contextlib.suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_writable(self._fd)
 
     async def send_eof(self) -> bool:
         await trio.lowlevel.checkpoint()

@@ -36,22 +36,23 @@ class Transport(Protocol):
         """
         ...
 
-    def receive_nowait(self, missing: int = 0) -> bytes | bytearray | None:
+    def receive_nowait(self) -> bytes | bytearray | None:
         """Some bytes, or none at the end of the stream; None: there is nothing yet.
-
-        Args:
-            missing: how many are known to be on their way, for fewer and larger reads.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as above.
         """
         ...
 
+    def receive_into(self, room: memoryview) -> int | None:
+        """The same into a buffer: how many there were."""
+        ...
+
     def stop_waiting(self) -> None:
         """Wakes the task that waits in :meth:`wait_readable` with a ``trio.ClosedResourceError``."""
         ...
 
-    def send_nowait(self, chunks: Sequence[bytes]) -> int:
+    def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:
         """Writes as many bytes as can be written at once, and says how many; 0 where it cannot tell.
 
         Raises:
@@ -59,8 +60,8 @@ class Transport(Protocol):
         """
         ...
 
-    async def send(self, data: bytes | memoryview) -> None:
-        """Writes all of ``data``. Cancelling it leaves the stream unusable: it must then be closed.
+    async def send(self, chunks: Sequence[bytes | memoryview]) -> None:
+        """Writes all of ``chunks``. Cancelling it leaves the stream unusable: it must then be closed.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: the stream is broken or closed.
@@ -91,20 +92,31 @@ class StreamTransport:
 
     async def wait_readable(self) -> None:
         # A stream cannot be asked whether something is there, so it is taken at once.
-        self._data = await self._stream.receive_some(_RECEIVE_SIZE)
+        if self._data is None:
+            self._data = await self._stream.receive_some(_RECEIVE_SIZE)
+        else:
+            await trio.lowlevel.checkpoint()
 
-    def receive_nowait(self, missing: int = 0) -> bytes | bytearray | None:  # noqa: ARG002 - it is here already
+    def receive_nowait(self) -> bytes | bytearray | None:
         data, self._data = self._data, None
         return data
+
+    def receive_into(self, room: memoryview) -> int | None:
+        if (data := self._data) is None:
+            return None
+        size = min(len(data), len(room))
+        room[:size] = data[:size]
+        self._data = data[size:] or None
+        return size
 
     def stop_waiting(self) -> None:
         """Never needed: only the connection's own tasks read, and these are cancelled."""
 
-    def send_nowait(self, chunks: Sequence[bytes]) -> int:  # noqa: ARG002 - a stream has only send_all()
+    def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:  # noqa: ARG002 - a stream has only send_all()
         return 0
 
-    async def send(self, data: bytes | memoryview) -> None:
-        await self._stream.send_all(data)
+    async def send(self, chunks: Sequence[bytes | memoryview]) -> None:
+        await self._stream.send_all(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     async def send_eof(self) -> bool:
         if not isinstance(self._stream, trio.abc.HalfCloseableStream):
