@@ -37,7 +37,7 @@ from ._errors import (
 from ._exceptions import decode_error, decode_status
 from ._frames import Frame
 from ._messages import Kind, encode_request
-from ._outgoing import Outgoing, size_of
+from ._outgoing import Outgoing, State, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 # the rates of the clocks can make it early.
 _CLOCK_DIFFERENCE: Final = 1.0
 
+# Looking a member of an enum up takes as long as the rest of a line.
+_QUEUED, _RESULT = State.QUEUED, Kind.RESULT.value
+
 
 class OutgoingCall(Outgoing):
     """One call of ours: from the moment that it has a slot until its terminal reply is there."""
@@ -60,7 +63,12 @@ class OutgoingCall(Outgoing):
     __slots__ = ("awaited", "cancelled", "deadline", "id", "method", "raise_cancel", "result", "task")
 
     def __init__(self, method: str) -> None:
-        super().__init__()
+        # As Outgoing does, without the call.
+        self.data = b""
+        self.size = 0
+        self.is_answer = False
+        self.state = _QUEUED
+        self.waiter = None
         self.method = method
         self.id = 0
         self.deadline = math.inf
@@ -195,7 +203,7 @@ class Caller:
             await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
         result = call.result
         if isinstance(result, Frame):
-            if result.kind == Kind.RESULT:
+            if result.kind == _RESULT:
                 return self._value_of(call, result, signature)
             raise await self._error_of(call, result)
         assert result is not None
@@ -241,7 +249,11 @@ class Caller:
         if not call.awaited:
             self.late_replies += 1
         elif not call.cancelled:
-            self._wake(call, frame)
+            call.awaited = False
+            call.result = frame
+            if call.task is not None:
+                trio.lowlevel.reschedule(call.task)
+                call.task = None
         elif frame.kind == Kind.CANCELLED or frame.kind == Kind.EXPIRED:
             self._end_cancelled(call)
         else:
@@ -307,7 +319,7 @@ class Caller:
             if time_left <= 0:
                 return False
         outbox, peer = self._outbox, self._protocol.peer
-        if self._refusal is not None or outbox.is_full:
+        if self._refusal is not None or (outbox.unsent and outbox.is_full):
             return False
         if signature is not None and signature.has_typed_keys:
             body = self._encode(call.method, args, kwargs, time_left, signature)
@@ -321,7 +333,9 @@ class Caller:
         if (len(body) if type(body) is bytes else size_of(body)) > peer.max_message_size:
             return False
         call.deadline = deadline
-        self._send(call, body)
+        call.id, data = self._protocol.request(body)
+        outbox.put(data, call, alone=not self._in_flight)
+        self._in_flight[call.id] = call
         return True
 
     async def _send_when_possible(
@@ -329,9 +343,6 @@ class Caller:
     ) -> None:
         """Queues the request. Nothing was sent if this raises."""
         body, call.deadline = await self._prepare(call.method, args, kwargs, signature)
-        self._send(call, body)
-
-    def _send(self, call: OutgoingCall, body: Data) -> None:
         call.id, data = self._protocol.request(body)
         self._outbox.put(data, call, alone=not self._in_flight)
         self._in_flight[call.id] = call

@@ -255,7 +255,7 @@ class Connection:
     def _receive(self) -> bool:
         """Reads what is there, for :meth:`_handle`; whether there was something."""
         try:
-            room = self._protocol.room()
+            room = self._protocol.frames.room() if self._protocol.frames.missing else None
             if room is None:
                 data = self._transport.receive_nowait()
                 if data is None:
@@ -298,7 +298,7 @@ class Connection:
         if self._frames is _NO_FRAMES:
             return None
         outbox = self._outbox
-        outbox.hold()
+        outbox.held = True
         until = math.inf
         for frame in self._frames:
             kind = frame.kind
@@ -392,7 +392,7 @@ class Connection:
                 await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._leader = None
-            if self._leader_is_patient or self._frames is not _NO_FRAMES or not self.caller.is_idle:
+            if self._frames is not _NO_FRAMES or self._leader_is_patient or not self.caller.is_idle:
                 self._leader_is_patient = False
                 self._wake_reader()
             elif not self._lost:

@@ -59,7 +59,7 @@ def frame_of(kind: int, call_id: int, body: Data) -> Data:
     if type(body) is not bytes:
         return (pack_header(HEADER_SIZE + sum(map(len, body)), kind, 0, 0, call_id), *body)
     header = pack_header(HEADER_SIZE + len(body), kind, 0, 0, call_id)
-    return header + body if len(body) <= _COPIED else (header, body)
+    return (header, body) if len(body) > _COPIED else header + body
 
 
 def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002 - as in Frame
@@ -100,29 +100,69 @@ class FrameReader:
             ProtocolError: the bytes are not trpc, and there is no frame before them. If there are frames,
                 the error is in :attr:`error`, and raised by every later call.
         """
-        if self.error is not None:
-            raise self.error
         frames: list[Frame] = []
         try:
-            if self._preamble_read < len(PREAMBLE):
-                data = self._feed_preamble(data)
-            if self._buffer:
-                if type(self._buffer) is bytes:
-                    self._buffer = bytearray(self._buffer)
-                elif self._filled:
-                    del self._buffer[self._filled :]
-                    self._filled = 0
-                self._buffer += data
-                if len(data) < self.missing:
-                    self.missing -= len(data)
+            if self._buffer or self._preamble_read < len(PREAMBLE) or self.error is not None:
+                data = self._continue(data)
+                if self.missing > 0:
                     return frames
-                data = self._buffer
-            self._cut(data, frames, only_one=only_one)
+            size = len(data)
+            position = 0
+            longest = HEADER_SIZE + self.max_body
+            while size - position >= _PREFIX:
+                length, kind, flags, stream, call_id = _unpack_header(data, position)
+                if not HEADER_SIZE <= length <= longest:
+                    self._refuse_length(length)
+                start = position + _PREFIX
+                end = start + length - HEADER_SIZE
+                if size < end:
+                    break
+                body = data[start:end] if length <= _COPIED else memoryview(data)[start:end]
+                if type(body) is bytearray:
+                    body = bytes(body)
+                frames.append(_new_frame(Frame, (kind, call_id, body, flags, stream)))
+                position = end
+                if only_one:
+                    break
+            self.missing = 0
+            if position < size:
+                # Another object in any case: a large body may be a view of this one.
+                self._buffer = data[position:]
+                if not only_one or not frames:
+                    self._look_ahead()
+            else:
+                self._buffer = b""
         except ProtocolError as exc:
             self.error = exc
             if not frames:
                 raise
         return frames
+
+    def _continue(self, data: bytes | bytearray) -> bytes | bytearray:
+        """What is there to be cut, with the bytes that came before, unless it still lacks some."""
+        if self.error is not None:
+            raise self.error
+        if self._preamble_read < len(PREAMBLE):
+            data = self._feed_preamble(data)
+        if not self._buffer:
+            return data
+        if type(self._buffer) is bytes:
+            self._buffer = bytearray(self._buffer)
+        elif self._filled:
+            del self._buffer[self._filled :]
+            self._filled = 0
+        self._buffer += data
+        if self.missing:
+            self.missing -= len(data)
+        return self._buffer
+
+    def _look_ahead(self) -> None:
+        """Looks at the length of a frame that has begun: what cannot be accepted is refused at once."""
+        if len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if not HEADER_SIZE <= length <= HEADER_SIZE + self.max_body:
+                self._refuse_length(length)
+            self.missing = length + _LENGTH.size - len(self._buffer)
 
     def room(self) -> memoryview | None:
         """Where the next bytes of a large frame belong, so that they are read to where they stay.
@@ -145,38 +185,6 @@ class FrameReader:
         self._filled += size
         self.missing -= size
         return [] if self.missing else self.feed(b"")
-
-    def _cut(self, data: bytes | bytearray, frames: list[Frame], *, only_one: bool) -> None:
-        size = len(data)
-        position = 0
-        longest = HEADER_SIZE + self.max_body
-        while size - position >= _PREFIX:
-            length, kind, flags, stream, call_id = _unpack_header(data, position)
-            if not HEADER_SIZE <= length <= longest:
-                self._refuse_length(length)
-            start = position + _PREFIX
-            end = start + length - HEADER_SIZE
-            if size < end:
-                break
-            body = data[start:end] if length <= _COPIED else memoryview(data)[start:end]
-            if type(body) is bytearray:
-                body = bytes(body)
-            frames.append(_new_frame(Frame, (kind, call_id, body, flags, stream)))
-            position = end
-            if only_one:
-                break
-        self.missing = 0
-        if position == size:
-            self._buffer = b""
-            return
-        # Another object in any case: a large body may be a view of this one.
-        self._buffer = data[position:]
-        if size - position >= _LENGTH.size and not (only_one and frames):
-            # On the length alone: what cannot be accepted is refused at once.
-            (length,) = _LENGTH.unpack_from(data, position)
-            if not HEADER_SIZE <= length <= HEADER_SIZE + self.max_body:
-                self._refuse_length(length)
-            self.missing = length + _LENGTH.size - (size - position)
 
     def _refuse_length(self, length: int) -> NoReturn:
         if length < HEADER_SIZE:

@@ -4,7 +4,7 @@ A frame leaves in the first of these ways that applies::
 
     at once       in the task that puts it in: nothing is on its way out, and it says that nothing else is
                   likely to follow it
-    in flush()    with the others that came while the reader handled what it had read; see hold()
+    in flush()    with the others that came while the reader handled what it had read; see Outbox.held
     by a writer   a task that is run for it, and sends together what was put in until it runs; or that waits,
                   because the transport takes nothing for now
 
@@ -38,7 +38,7 @@ _QUEUED, _UNSENT, _WRITING, _WRITTEN = State.QUEUED, State.UNSENT, State.WRITING
 class Outbox:
     """Queues frames without waiting, and writes many at a time.
 
-    It holds what is put in until :meth:`flush` is called for the first time.
+    It is held at first, until :meth:`flush`.
 
     Args:
         transport: where the frames go.
@@ -49,6 +49,7 @@ class Outbox:
     Attributes:
         unsent: bytes that were put in and that the transport has not taken yet.
         unsent_answers: those of them that answer what the peer has sent.
+        held: set it to keep what is put in until :meth:`flush`, before anything is waited for.
     """
 
     __slots__ = (
@@ -59,7 +60,6 @@ class Outbox:
         "_deadline",
         "_empty",
         "_frames",
-        "_held",
         "_max_unsent",
         "_on_error",
         "_rest",
@@ -69,6 +69,7 @@ class Outbox:
         "_transport",
         "_writer_left",
         "_writing",
+        "held",
         "unsent",
         "unsent_answers",
     )
@@ -90,7 +91,7 @@ class Outbox:
         self._control: list[Entry] = []
         self._frames: list[Entry] = []
         self._empty = 0
-        self._held = True
+        self.held = True
         self._writing = False
         """Whether a writer runs, or will run soon."""
         self._batch: Sequence[Entry] = ()
@@ -150,23 +151,26 @@ class Outbox:
             frame.size = size_of(data)
             frame.is_answer = True
             self._put(frame, data, frame.size, control=control, alone=alone)
-        elif self._held and not control:
+        elif self.held and not control:
             self._frames.append(data)
             self.unsent += len(data)
             self.unsent_answers += len(data)
         else:
             self._put(data, data, len(data), control=control, alone=alone)
 
-    def hold(self) -> None:
-        """Keeps what is put in until :meth:`flush`, which has to be called before anything is waited for."""
-        self._held = True
-
     def flush(self) -> None:
         """Writes what was put in meanwhile, as far as the transport takes it."""
-        self._held = False
+        self.held = False
         if self._writing or self._closing:
             return
-        if self._frames or self._control:
+        frames = self._frames
+        if len(frames) == 1 and not self._control and type(data := frames[0]) is bytes:
+            # The answer to a single call, as if it had been put in now.
+            frames.clear()
+            self.unsent -= len(data)
+            self.unsent_answers -= len(data)
+            self._put(data, data, len(data), control=False, alone=True)
+        elif frames or self._control:
             self._write_nowait()
             self._need_writer()
 
@@ -243,7 +247,7 @@ class Outbox:
 
     def _put(self, entry: Entry, data: Data, size: int, *, control: bool, alone: bool) -> None:
         """Writes a frame if it may leave now, or queues it."""
-        if alone and not (self._held or self._writing or self._frames or self._control):
+        if alone and not (self.held or self._writing or self._frames or self._control):
             chunks = (data,) if type(data) is bytes else data
             try:
                 taken = self._transport.send_nowait(chunks)
@@ -273,13 +277,6 @@ class Outbox:
 
     def _write_nowait(self) -> None:
         """Writes what is queued until the transport takes no more."""
-        if len(self._frames) == 1 and not self._control and type(data := self._frames[0]) is bytes:
-            # The answer to a single call: as _put() would have done.
-            self._frames.clear()
-            self.unsent -= len(data)
-            self.unsent_answers -= len(data)
-            self._put(data, data, len(data), control=False, alone=True)
-            return
         while self._frames or self._control:
             batch = Batch()
             control, frames = batch.add(self._control), batch.add(self._frames)
@@ -298,7 +295,7 @@ class Outbox:
 
     def _need_writer(self) -> None:
         """Sees to it that what is not written now will be."""
-        if not self._writing and not self._held and (self._rest or self._frames or self._control):
+        if not self._writing and not self.held and (self._rest or self._frames or self._control):
             self._writing = True
             self._run_soon(self._write)
 

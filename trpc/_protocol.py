@@ -42,15 +42,16 @@ class Protocol:
         last_request: highest call id that the peer has used.
         last_sent: highest call id that this side has used.
         error: what was wrong behind the last message that was given.
+        frames: what cuts the bytes into frames; asked for its room.
     """
 
     __slots__ = (
-        "_frames",
         "_last_ping",
         "_limits",
         "_open_incoming",
         "_open_outgoing",
         "error",
+        "frames",
         "last_request",
         "last_sent",
         "peer",
@@ -63,7 +64,7 @@ class Protocol:
         self.last_request = 0
         self.error: ProtocolError | None = None
         self._limits = limits
-        self._frames = FrameReader(max_body=limits.max_hello_size)
+        self.frames = FrameReader(max_body=limits.max_hello_size)
         self._open_incoming: set[int] = set()
         self._open_outgoing: set[int] = set()
         self.last_sent = 0
@@ -71,13 +72,9 @@ class Protocol:
 
     # --- receiving ---
 
-    def room(self) -> memoryview | None:
-        """Where the next bytes belong, if a large message is on its way; see :meth:`FrameReader.room`."""
-        return self._frames.room()
-
     def receive_filled(self, size: int) -> list[Frame]:
         """So many bytes are in the room now. Otherwise as :meth:`receive`."""
-        frames = self._frames.fill(size)
+        frames = self.frames.fill(size)
         return self._accept(frames) if frames else frames
 
     def receive(self, data: bytes | bytearray) -> list[Frame]:
@@ -90,13 +87,13 @@ class Protocol:
                 some, the error is in :attr:`error`. In either case the connection has to be closed.
         """
         if self.peer_is_known:
-            return self._accept(self._frames.feed(data))
+            return self._accept(self.frames.feed(data))
         # What is behind the hello is read by the limits for a peer that is known.
-        frames = self._frames.feed(data, only_one=True)
+        frames = self.frames.feed(data, only_one=True)
         if frames:
             self._receive_hello(frames[0])
             try:
-                frames += self._accept(self._frames.feed(b""))
+                frames += self._accept(self.frames.feed(b""))
             except ProtocolError as exc:
                 self.error = exc
         return frames
@@ -120,8 +117,8 @@ class Protocol:
                     raise ProtocolError(f"{Kind(kind).name} has a body")
                 if check(self, frame):
                     messages.append(frame)
-            if self._frames.error is not None:
-                raise self._frames.error
+            if self.frames.error is not None:
+                raise self.frames.error
         except ProtocolError as exc:
             if not messages:
                 raise
@@ -134,7 +131,7 @@ class Protocol:
         Raises:
             ProtocolError: they ended in the middle of a frame.
         """
-        if self._frames.inside_frame:
+        if self.frames.inside_frame:
             raise ProtocolError("the stream ended inside a frame")
 
     def _receive_hello(self, frame: Frame) -> None:
@@ -142,7 +139,7 @@ class Protocol:
             raise ProtocolError(f"the first message is of kind {frame.kind:#04x}, not a hello")
         self.peer = Hello.decode(frame.body)
         self.peer_is_known = True
-        self._frames.max_body = max(self._limits.max_message_size, ALWAYS_ACCEPTED)
+        self.frames.max_body = max(self._limits.max_message_size, ALWAYS_ACCEPTED)
 
     def _check_nothing(self, _: Frame) -> bool:
         return True
