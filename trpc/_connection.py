@@ -43,7 +43,7 @@ from ._protocol import Protocol
 from ._workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from ._caller import OutgoingCall
     from ._dispatcher import CallInfo
@@ -87,12 +87,37 @@ class Connection:
         table: methods that the peer may call.
         send_tracebacks: whether errors carry the handler's traceback.
         cancel_grace: seconds that our cancelled calls wait for their acknowledgement.
+        on_end: called when :meth:`run` ends.
 
     Attributes:
         peer: who is at the other end.
         opened: when it began, in ``trio.current_time()`` seconds.
-        caller: our calls.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_caller",
+        "_callers_may_read",
+        "_cancel_grace",
+        "_closed_here",
+        "_dispatcher",
+        "_early_misses",
+        "_early_skips",
+        "_frames",
+        "_leader",
+        "_leader_is_patient",
+        "_limits",
+        "_lost",
+        "_on_end",
+        "_outbox",
+        "_protocol",
+        "_requests_left",
+        "_standby",
+        "_transport",
+        "_workers",
+        "opened",
+        "peer",
+    )
 
     def __init__(
         self,
@@ -102,19 +127,19 @@ class Connection:
         table: Mapping[str, BoundMethod],
         send_tracebacks: bool = False,
         cancel_grace: float = 1.0,
+        on_end: Callable[[Connection], None] | None = None,
     ) -> None:
         self.peer = Peer(transport.address)
         self.opened = trio.current_time()
         self._transport = transport
         self._limits = limits
         self._protocol = Protocol(limits)
-        self._workers = Workers(self._start_soon)
+        self._workers = Workers()
         self._outbox = Outbox(
-            transport, max_unsent=limits.max_unsent, run_soon=self._workers.run, on_error=self._lose
+            transport, max_unsent=limits.max_unsent, workers=self._workers, on_error=self._lose
         )
         # Here and not in run(): users may call, and ping, as soon as there is a client.
         self._outbox.put(self._protocol.opening(), control=True)
-        self._nursery: trio.Nursery | None = None
         self._frames: Iterator[Frame] = _NO_FRAMES
         """Received, and not handled yet."""
         self._requests_left = _MAX_REQUESTS
@@ -130,15 +155,9 @@ class Connection:
         """Whether its call is a long one, so that the reader does not look after it."""
         self._standby: trio.lowlevel.Task | None = None
         """The reader, while it leaves the reading to callers."""
-        self.caller = Caller(
-            self._protocol,
-            self._outbox,
-            self._workers,
-            cancel_grace=cancel_grace,
-            max_depth=limits.max_depth,
-            max_calls=limits.max_calls,
-            wake_reader=self._wake_reader,
-        )
+        self._cancel_grace = cancel_grace
+        self._on_end = on_end
+        self._caller: Caller | None = None
         self._dispatcher = Dispatcher(
             table,
             self._protocol,
@@ -148,6 +167,22 @@ class Connection:
             limits=limits,
             send_tracebacks=send_tracebacks,
         )
+
+    @property
+    def caller(self) -> Caller:
+        """Our calls. Made on first use, before :meth:`run`: most connections of a server never call."""
+        if self._caller is None:
+            assert self._workers.nursery is None
+            self._caller = Caller(
+                self._protocol,
+                self._outbox,
+                self._workers,
+                cancel_grace=self._cancel_grace,
+                max_depth=self._limits.max_depth,
+                max_calls=self._limits.max_calls,
+                wake_reader=self._wake_reader,
+            )
+        return self._caller
 
     @property
     def calls(self) -> list[CallInfo]:
@@ -160,16 +195,24 @@ class Connection:
 
         Cancelled: the handlers are cancelled, replies that are queued are written within a second.
         """
-        async with trio.open_nursery() as self._nursery:
-            try:
-                if self._lost:  # closed before it was run
-                    self._begin_end(self._nursery)
-                self._outbox.flush()
-                await self._greet()
-                await self._workers.work(self._read)
-                await trio.sleep_forever()
-            finally:
-                self._lose(ConnectionLost("this side ended it"))
+        try:
+            async with trio.open_nursery() as nursery:
+                self._workers.nursery = nursery
+                try:
+                    if self._lost:  # closed before it was run
+                        self._begin_end(nursery)
+                    self._outbox.flush()
+                    await self._greet()
+                    await self._workers.work(self._read)
+                    await trio.sleep_forever()
+                finally:
+                    self._lose(ConnectionLost("this side ended it"))
+        except Exception:
+            # A handler's errors never come here, so this is a mistake of trpc's own. It concerns no other connection.
+            logger.exception("internal error in the connection with %s, which is closed", self.peer)
+        finally:
+            if self._on_end is not None:
+                self._on_end(self)
 
     @trio.lowlevel.enable_ki_protection
     async def close(self, *, orderly: bool) -> None:
@@ -194,8 +237,8 @@ class Connection:
                     await self._transport.wait_readable()
                 except _BROKEN as exc:
                     self._lose(exc)
-                if self._receive() and next(self._frames, None) is not None:
-                    self.caller.on_hello()
+                if self._receive() and next(self._frames, None) is not None and self._caller is not None:
+                    self._caller.on_hello()
         if scope.cancelled_caught:
             reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
             self._refuse(ProtocolError(reason))
@@ -338,7 +381,8 @@ class Connection:
             case Kind.PONG:
                 self.caller.on_pong(frame.id)
             case _:
-                self.caller.on_goaway(frame)
+                if self._caller is not None:
+                    self._caller.on_goaway(frame)
 
     # --- callers that read ---
 
@@ -400,11 +444,6 @@ class Connection:
 
     # --- the end ---
 
-    def _start_soon(self, *args: object, **kwargs: object) -> None:
-        assert self._nursery is not None
-        # Its own signature cannot be repeated here: the types of args hang together with the function's.
-        self._nursery.start_soon(*args, **kwargs)  # type: ignore[arg-type]
-
     def _refuse(self, error: ProtocolError) -> None:
         """Lets the peer know why the connection ends."""
         logger.warning("closing the connection with %s: %s", self.peer, error)
@@ -429,13 +468,14 @@ class Connection:
             exc.__cause__ = reason
             return exc
 
-        self.caller.lead = None
-        self.caller.on_lost(error)
+        if self._caller is not None:
+            self._caller.lead = None
+            self._caller.on_lost(error)
         if self._leader is not None:
             self._transport.stop_waiting()
         self._outbox.close(within=_FLUSH_TIME)
-        if self._nursery is not None:
-            self._begin_end(self._nursery)
+        if self._workers.nursery is not None:
+            self._begin_end(self._workers.nursery)
 
     def _begin_end(self, nursery: trio.Nursery) -> None:
         nursery.cancel_scope.cancel()

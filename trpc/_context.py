@@ -100,7 +100,8 @@ def outgoing_metadata() -> Mapping[str, MetadataValue] | None:
 def context_for_calls() -> contextvars.Context:
     """A copy of the present context for handlers to start from: their own calls carry no metadata of somebody else."""
     context = contextvars.copy_context()
-    context.run(_metadata.set, None)
+    if _metadata.get() is not None:
+        context.run(_metadata.set, None)
     return context
 
 

@@ -144,6 +144,20 @@ class Dispatcher:
         now: when the last request was admitted, in ``trio.current_time()`` seconds.
     """
 
+    __slots__ = (
+        "_calls",
+        "_clock",
+        "_context",
+        "_limits",
+        "_outbox",
+        "_protocol",
+        "_send_tracebacks",
+        "_table",
+        "_workers",
+        "now",
+        "peer",
+    )
+
     def __init__(
         self,
         table: Mapping[str, BoundMethod],

@@ -14,17 +14,18 @@ So one call costs a system call and no task, and a hundred at once cost one of e
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ._outgoing import BATCH, Batch, Outgoing, State, is_taken_back, size_of, without_first
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ._outgoing import Data, Entry
     from ._transport import Transport
+    from ._workers import Workers
 
 # Frames that were taken back stay in the queue, empty, until there are so many and more than half of it.
 _MAX_EMPTY: Final = 100
@@ -43,7 +44,7 @@ class Outbox:
     Args:
         transport: where the frames go.
         max_unsent: bytes that may wait before those who would add to them are to wait.
-        run_soon: runs an async function in a task of the connection's.
+        workers: those of the connection.
         on_error: told when the transport is broken, from a task of its own.
 
     Attributes:
@@ -64,9 +65,9 @@ class Outbox:
         "_on_error",
         "_rest",
         "_room",
-        "_run_soon",
         "_scope",
         "_transport",
+        "_workers",
         "_writer_left",
         "_writing",
         "held",
@@ -79,14 +80,14 @@ class Outbox:
         transport: Transport,
         *,
         max_unsent: int,
-        run_soon: Callable[[Callable[[Any], Coroutine[Any, Any, None]]], None],
+        workers: Workers,
         on_error: Callable[[Exception], None],
     ) -> None:
         self.unsent = 0
         self.unsent_answers = 0
         self._max_unsent = max_unsent
         self._transport = transport
-        self._run_soon = run_soon
+        self._workers = workers
         self._on_error = on_error
         self._control: list[Entry] = []
         self._frames: list[Entry] = []
@@ -297,7 +298,7 @@ class Outbox:
         """Sees to it that what is not written now will be."""
         if not self._writing and not self.held and (self._rest or self._frames or self._control):
             self._writing = True
-            self._run_soon(self._write)
+            self._workers.run(self._write)
 
     @trio.lowlevel.enable_ki_protection
     async def _write(self, _: object = None) -> None:
@@ -354,7 +355,7 @@ class Outbox:
             await trio.lowlevel.checkpoint()
             self._on_error(exc)
 
-        self._run_soon(report)
+        self._workers.run(report)
 
     def _settle(self, entries: Iterable[Entry], state: State) -> None:
         """These frames are done with: they leave the count, and who waits for one goes on."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -16,12 +15,10 @@ from ._transport import transport_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from ._context import Peer
     from ._dispatcher import CallInfo
-
-logger = logging.getLogger("trpc")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +44,7 @@ class Server:
         self._limits = limits or Limits()
         self._send_tracebacks = send_tracebacks
         self._connections: set[Connection] = set()
+        self._forget = self._connections.discard
         self._urls: list[str] = []
 
     @property
@@ -84,20 +82,18 @@ class Server:
             await nursery.start(trio.serve_listeners, self.serve_stream, listeners)
             task_status.started(self)
 
-    async def serve_stream(self, stream: trio.abc.Stream) -> None:
+    def serve_stream(self, stream: trio.abc.Stream) -> Coroutine[Any, Any, None]:
         """Serves one connection until it ends. A failure in it concerns no other."""
-        transport = transport_of(stream, address_of(stream))
+        # The coroutine itself, without one around it that would take memory for each idle connection.
         connection = Connection(
-            transport, limits=self._limits, table=self._table, send_tracebacks=self._send_tracebacks
+            transport_of(stream, address_of(stream)),
+            limits=self._limits,
+            table=self._table,
+            send_tracebacks=self._send_tracebacks,
+            on_end=self._forget,
         )
         self._connections.add(connection)
-        try:
-            await connection.run()
-        except Exception:
-            # A handler's errors never come here, so this is a mistake of trpc's own.
-            logger.exception("internal error in the connection with %s, which is closed", connection.peer)
-        finally:
-            self._connections.remove(connection)
+        return connection.run()
 
 
 async def serve_tcp(

@@ -6,12 +6,11 @@ service object can be reached.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 import trio
 
@@ -28,8 +27,7 @@ _METHOD_MARK: Final = "__trpc_method__"
 _SERVICE_MARK: Final = "__trpc_service__"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Options:
+class _Options(NamedTuple):
     """What the decorator said; ``function`` is what it was applied to."""
 
     function: Callable[..., Any]
@@ -140,8 +138,7 @@ def _name_service(cls: Any, *, name: str | None) -> Any:
     return cls
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """One callable method of a service class.
 
     Attributes:
@@ -241,21 +238,25 @@ def service_name(cls: type[Any]) -> str:
     return str(vars(named[0])[_SERVICE_MARK]) if named else marked[-1].__name__
 
 
-@dataclasses.dataclass(slots=True)
 class BoundMethod:
     """A method of one service object, as the server calls it.
 
-    Attributes:
+    Args:
         name: on the wire.
         call: the bound method.
         method: what the class says of it.
+
+    Attributes:
         waits: how much it is expected to wait; kept by those who call it.
     """
 
-    name: str
-    call: Callable[..., Any]
-    method: Method
-    waits: int = 0
+    __slots__ = ("call", "method", "name", "waits")
+
+    def __init__(self, name: str, call: Callable[..., Any], method: Method) -> None:
+        self.name = name
+        self.call = call
+        self.method = method
+        self.waits = 0
 
 
 Services = object | Mapping[str, object] | list[object] | tuple[object, ...]

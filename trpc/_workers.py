@@ -63,14 +63,14 @@ Job = Callable[[Worker], Coroutine[Any, Any, None]]
 class Workers:
     """Runs jobs, each in a task of the connection's nursery.
 
-    Args:
-        start_soon: starts a task in that nursery.
+    Attributes:
+        nursery: that nursery; None as long as there is none.
     """
 
-    __slots__ = ("_idle", "_least_idle", "_retires", "_start_soon")
+    __slots__ = ("_idle", "_least_idle", "_retires", "nursery")
 
-    def __init__(self, start_soon: Callable[..., None]) -> None:
-        self._start_soon = start_soon
+    def __init__(self) -> None:
+        self.nursery: trio.Nursery | None = None
         # The last that became idle gets the next job, so that those that are not needed stay at the front.
         self._idle: dict[trio.lowlevel.Task, Worker] = {}
         self._least_idle = 0
@@ -86,7 +86,8 @@ class Workers:
             worker.job = job
             trio.lowlevel.reschedule(task)
         else:
-            self._start_soon(self.work, job)
+            assert self.nursery is not None
+            self.nursery.start_soon(self.work, job)
 
     @trio.lowlevel.enable_ki_protection
     async def work(self, job: Job) -> None:
@@ -124,7 +125,8 @@ class Workers:
         self._idle[task] = worker
         if not self._retires:
             self._retires = True
-            self._start_soon(self._retire)
+            assert self.nursery is not None
+            self.nursery.start_soon(self._retire)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             del self._idle[task]

@@ -182,7 +182,7 @@ async def test_a_mistake_of_the_librarys_own_ends_one_connection_only(nursery, m
 
     server = await nursery.start(trpc.serve_tcp, Echo(), 0)
     with monkeypatch.context() as patch:
-        patch.setattr("trpc._server.Connection.run", fail)
+        patch.setattr("trpc._connection.Connection._greet", fail)
         async with await trio.open_tcp_stream("127.0.0.1", int(server.url.rsplit(":", 1)[1])) as stream:
             assert await stream.receive_some() == b""
     assert "internal error in the connection" in caplog.text
