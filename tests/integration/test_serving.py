@@ -184,7 +184,8 @@ async def test_a_mistake_of_the_librarys_own_ends_one_connection_only(nursery, m
     with monkeypatch.context() as patch:
         patch.setattr("trpc._connection.Connection._greet", fail)
         async with await trio.open_tcp_stream("127.0.0.1", int(server.url.rsplit(":", 1)[1])) as stream:
-            assert await stream.receive_some() == b""
+            while await stream.receive_some():
+                pass  # the hello had left already
     assert "internal error in the connection" in caplog.text
     caplog.clear()
     assert await call_once(server.url)
