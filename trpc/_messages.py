@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, cast
 
@@ -64,8 +65,11 @@ class Hello:
         return cls(limits.max_message_size, limits.max_calls, limits.max_depth)
 
     @classmethod
-    def decode(cls, body: bytes | memoryview) -> Hello:
+    @functools.lru_cache(maxsize=32)
+    def decode(cls, body: bytes) -> Hello:
         """Reads the body of HELLO; unknown keys are for later versions and ignored.
+
+        Most clients of a server say the same, and then share one object.
 
         Raises:
             ProtocolError: not a map, or a limit is missing, not an integer or below its minimum.

@@ -138,7 +138,7 @@ class Protocol:
     def _receive_hello(self, frame: Frame) -> None:
         if frame.kind != Kind.HELLO or frame.id or frame.flags or frame.stream:
             raise ProtocolError(f"the first message is of kind {frame.kind:#04x}, not a hello")
-        self.peer = Hello.decode(frame.body)
+        self.peer = Hello.decode(bytes(frame.body))
         self.peer_is_known = True
         self.frames.max_body = max(self._limits.max_message_size, ALWAYS_ACCEPTED)
 

@@ -10,17 +10,16 @@ The socket stays the stream's; it is used by its descriptor, which is the stream
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from ._outgoing import without_first
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
 # What one read takes: some thousand small messages.
 _RECEIVE_SIZE: Final = 64 * 1024
@@ -37,7 +36,7 @@ class SocketTransport:
         address: where the peer is, for people to read.
     """
 
-    __slots__ = ("_fd", "_stream", "address", "wait_readable")
+    __slots__ = ("_fd", "_stream", "address")
 
     anyone_may_read = True
 
@@ -47,8 +46,11 @@ class SocketTransport:
         self._fd = stream.socket.fileno()
         with contextlib.suppress(AttributeError, OSError):  # not on this system, or not TCP
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT)
-        # Not a method around it: each of them is one more frame to go through whenever the task is resumed.
-        self.wait_readable = functools.partial(trio.lowlevel.wait_readable, self._fd)
+
+    def wait_readable(self) -> Coroutine[Any, Any, None]:
+        # Trio's own coroutine. One around it would be one more to go through whenever the task is resumed, and
+        # memory for each idle connection.
+        return trio.lowlevel.wait_readable(self._fd) if self._fd >= 0 else _closed()
 
     def receive_nowait(self) -> bytes | None:
         try:
@@ -100,7 +102,6 @@ class SocketTransport:
     async def close(self) -> None:
         # First, so that no other file that gets this number is touched.
         self._fd = -1
-        self.wait_readable = _closed
         await trio.aclose_forcefully(self._stream)
 
     def _error(self, exc: OSError) -> Exception:

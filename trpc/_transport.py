@@ -6,14 +6,14 @@ Sockets have a form of their own, in ``_socket_transport``; both are held to the
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 from ._socket_transport import SocketTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
 _RECEIVE_SIZE: Final = 64 * 1024
 
@@ -27,8 +27,8 @@ class Transport(Protocol):
     anyone_may_read: bool
     """Whether a cancelled :meth:`wait_readable` loses nothing and breaks nothing, so that any task may wait in it."""
 
-    async def wait_readable(self) -> None:
-        """Waits until :meth:`receive_nowait` is likely to have something to give.
+    def wait_readable(self) -> Coroutine[Any, Any, None]:
+        """To be awaited: waits until :meth:`receive_nowait` is likely to have something to give.
 
         Raises:
             trio.BrokenResourceError: the stream is broken.
