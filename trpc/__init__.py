@@ -2,7 +2,6 @@
 
 from ._client import Client, connect, connect_stream
 from ._context import CurrentCall, Peer, current_call, metadata
-from ._dispatcher import CallInfo
 from ._errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -17,6 +16,7 @@ from ._errors import (
     Unavailable,
 )
 from ._exceptions import exception
+from ._incoming_call import CallInfo
 from ._limits import Limits
 from ._server import ConnectionInfo, Server, serve_listeners, serve_stream, serve_tcp, serve_unix
 from ._service import method, service

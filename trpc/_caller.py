@@ -18,30 +18,23 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import outcome
 import trio
 from trio.lowlevel import Abort
 
-from . import _codec
-from ._context import outgoing_metadata
-from ._errors import (
-    ClientClosed,
-    DeadlineExceeded,
-    InvalidArguments,
-    MessageTooLarge,
-    ProtocolError,
-    RemoteError,
-)
-from ._exceptions import decode_error, decode_status
-from ._frames import Frame
-from ._messages import Kind, encode_request
-from ._outgoing import Outgoing, State, size_of
+from ._errors import MessageTooLarge
+from ._exceptions import decode_status
+from ._messages import Kind
+from ._outgoing import size_of
+from ._outgoing_call import OutgoingCall, closed_error
+from ._slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from ._frames import Frame
     from ._outbox import Outbox
     from ._outgoing import Data
     from ._protocol import Protocol
@@ -49,47 +42,11 @@ if TYPE_CHECKING:
     from ._workers import Workers
 
 
-# Seconds that a peer may see a deadline before we do. It counts from when the request has arrived, so only
-# the rates of the clocks can make it early.
-_CLOCK_DIFFERENCE: Final = 1.0
-
-# Looking a member of an enum up takes as long as the rest of a line.
-_QUEUED, _RESULT = State.QUEUED, Kind.RESULT.value
-
-
-class OutgoingCall(Outgoing):
-    """One call of ours: from the moment that it has a slot until its terminal reply is there."""
-
-    __slots__ = ("awaited", "cancelled", "deadline", "id", "method", "raise_cancel", "result", "task")
-
-    def __init__(self, method: str) -> None:
-        # As Outgoing does, without the call.
-        self.data = b""
-        self.size = 0
-        self.is_answer = False
-        self.state = _QUEUED
-        self.waiter = None
-        self.method = method
-        self.id = 0
-        self.deadline = math.inf
-        self.awaited = True
-        """Whether anybody still wants the result; else the late reply is dropped."""
-        self.result: Frame | Exception | None = None
-        """The terminal reply, or what is raised in its place."""
-        self.task: trio.lowlevel.Task | None = None
-        """The caller's task while it is parked."""
-        self.cancelled = False
-        """Whether it only waits for the acknowledgement of its cancel."""
-        self.raise_cancel: Callable[[], Any] | None = None
-        """Trio's, for a task that was cancelled while it was parked."""
-
-
 class Caller:
     """All that this side has asked of the peer.
 
     Args:
-        protocol, outbox: those of the connection.
-        workers: those of the connection.
+        protocol, outbox, workers: those of the connection.
         cancel_grace: seconds that a cancelled call waits for its terminal reply; 0: not at all.
         max_depth: nesting accepted in replies.
         max_calls: calls that this side has in flight at most, whatever the peer allows.
@@ -116,8 +73,6 @@ class Caller:
         "_protocol",
         "_refusal",
         "_slots",
-        "_taken",
-        "_waiting",
         "_wake_reader",
         "_workers",
         "late_replies",
@@ -146,10 +101,7 @@ class Caller:
         self._wake_reader = wake_reader
         self._in_flight: dict[int, OutgoingCall] = {}
         self._pings: dict[int, trio.Event] = {}
-        self._slots: float = min(max_calls, protocol.peer.max_calls)
-        self._taken = 0
-        """Slots that somebody has. As long as there are others, nobody waits for one."""
-        self._waiting = trio.lowlevel.ParkingLot()
+        self._slots = Slots(min(max_calls, protocol.peer.max_calls))
         self._hello = trio.Event()
         # Calls that wait for their acknowledgement, and until when; the first one's time is over first.
         self._cancelled: OrderedDict[OutgoingCall, float] = OrderedDict()
@@ -176,16 +128,13 @@ class Caller:
         signature: Signature | None = None,
     ) -> Any:
         """Calls a method of the peer and waits for the outcome. What is raised: see ``Client.call``."""
-        call = OutgoingCall(method)
-        if self._taken < self._slots:
-            self._taken += 1
-        else:
-            await self._waiting.park()
+        call = OutgoingCall(method, signature)
+        await self._slots.take()
         try:
-            if not self._send_now(call, args, kwargs, signature):
-                await self._send_when_possible(call, args, kwargs, signature)
+            if not self._send_now(call, args, kwargs):
+                await self._send_when_possible(call, args, kwargs)
         except BaseException:  # nothing was sent, whatever it is
-            self._release_slot()
+            self._slots.give_back()
             raise
         if self.lead is not None:
             # That nobody has to be woken for it is a third of the time of a single call.
@@ -201,18 +150,12 @@ class Caller:
         else:
             call.task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
-        result = call.result
-        if isinstance(result, Frame):
-            if result.kind == _RESULT:
-                return self._value_of(call, result, signature)
-            raise await self._error_of(call, result)
-        assert result is not None
-        raise result
+        return await call.outcome(max_depth=self._max_depth, closing=self._closing)
 
     @trio.lowlevel.enable_ki_protection
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
         """Sends a one-way call and waits until the transport has taken it."""
-        body, _ = await self._prepare(method, args, kwargs, one_way=True)
+        body, _ = await self._prepare(OutgoingCall(method, None), args, kwargs, one_way=True)
         frame = self._outbox.put(self._protocol.notify(body), alone=not self._in_flight)
         if not await self._outbox.wait_written(frame):
             self._raise_if_refused(maybe_executed=not self._outbox.discard(frame))
@@ -239,13 +182,13 @@ class Caller:
 
     def on_hello(self) -> None:
         """The peer's limits are known."""
-        self._set_slots(min(self._max_calls, self._protocol.peer.max_calls))
+        self._slots.set_number(min(self._max_calls, self._protocol.peer.max_calls))
         self._hello.set()
 
     def on_reply(self, frame: Frame) -> None:
         """A terminal reply arrived: wakes its caller, or drops it if the caller has given up."""
         call = self._in_flight.pop(frame.id)
-        self._release_slot()
+        self._slots.give_back()
         if not call.awaited:
             self.late_replies += 1
         elif not call.cancelled:
@@ -254,7 +197,7 @@ class Caller:
             if call.task is not None:
                 trio.lowlevel.reschedule(call.task)
                 call.task = None
-        elif frame.kind == Kind.CANCELLED or frame.kind == Kind.EXPIRED:
+        elif frame.kind in {Kind.CANCELLED, Kind.EXPIRED}:
             self._end_cancelled(call)
         else:
             self._cancelled.pop(call, None)
@@ -285,7 +228,7 @@ class Caller:
     async def close(self) -> None:
         """Cancels the calls in flight, from whichever task, and waits for their end as a cancelled call does."""
         self._closing = True
-        self._refuse(_closed)
+        self._refuse(closed_error)
         calls = list(self._in_flight.values())
         self._fail([call for call in calls if self._outbox.discard(call)])
         for call in self._in_flight.values():
@@ -297,20 +240,7 @@ class Caller:
 
     # --- the way of a call ---
 
-    def _release_slot(self) -> None:
-        if self._taken == self._slots and self._waiting:
-            # It passes to the next one.
-            self._waiting.unpark()
-        else:
-            self._taken -= 1
-
-    def _set_slots(self, number: float) -> None:
-        self._slots = number
-        self._taken += len(self._waiting.unpark(count=max(0, number - self._taken)))
-
-    def _send_now(
-        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, signature: Signature | None
-    ) -> bool:
+    def _send_now(self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None) -> bool:
         """Queues the request, if there is nothing to be waited for. Otherwise as :meth:`_send_when_possible`."""
         deadline = trio.current_effective_deadline()
         time_left = None
@@ -321,16 +251,8 @@ class Caller:
         outbox, peer = self._outbox, self._protocol.peer
         if self._refusal is not None or (outbox.unsent and outbox.is_full):
             return False
-        if signature is not None and signature.has_typed_keys:
-            body = self._encode(call.method, args, kwargs, time_left, signature)
-        else:
-            try:
-                body = encode_request(
-                    call.method, args, kwargs, time_left, outgoing_metadata(), max_depth=peer.max_depth
-                )
-            except _codec.EncodeError:
-                body = self._encode(call.method, args, kwargs, time_left, signature)
-        if (len(body) if type(body) is bytes else size_of(body)) > peer.max_message_size:
+        body = call.encode(args, kwargs, time_left, max_depth=peer.max_depth)
+        if (len(body) if isinstance(body, bytes) else size_of(body)) > peer.max_message_size:
             return False
         call.deadline = deadline
         call.id, data = self._protocol.request(body)
@@ -339,22 +261,16 @@ class Caller:
         return True
 
     async def _send_when_possible(
-        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, signature: Signature | None
+        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
     ) -> None:
         """Queues the request. Nothing was sent if this raises."""
-        body, call.deadline = await self._prepare(call.method, args, kwargs, signature)
+        body, call.deadline = await self._prepare(call, args, kwargs)
         call.id, data = self._protocol.request(body)
         self._outbox.put(data, call, alone=not self._in_flight)
         self._in_flight[call.id] = call
 
     async def _prepare(
-        self,
-        method: str,
-        args: Sequence[object],
-        kwargs: Mapping[str, object] | None,
-        signature: Signature | None = None,
-        *,
-        one_way: bool = False,
+        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, *, one_way: bool = False
     ) -> tuple[Data, float]:
         """The body of a request that may be sent now, and the deadline in it.
 
@@ -369,39 +285,15 @@ class Caller:
                 await trio.lowlevel.checkpoint()
             self._raise_if_refused()
             time_left = None if one_way or deadline == math.inf else deadline - trio.current_time()
-            body = self._encode(method, args, kwargs, time_left, signature)
+            body = call.encode(args, kwargs, time_left, max_depth=self._protocol.peer.max_depth)
             if size_of(body) <= self._protocol.peer.max_message_size:
                 return body, deadline
             if self._protocol.peer_is_known:
                 raise MessageTooLarge(
-                    f"{method}: the request has {size_of(body)} bytes, and the peer accepts"
+                    f"{call.method}: the request has {size_of(body)} bytes, and the peer accepts"
                     f" {self._protocol.peer.max_message_size}; it was not sent"
                 )
             await self._hello.wait()
-
-    def _encode(
-        self,
-        method: str,
-        args: Sequence[object],
-        kwargs: Mapping[str, object] | None,
-        time_left: float | None,
-        signature: Signature | None,
-    ) -> Data:
-        max_depth = self._protocol.peer.max_depth
-        if signature is not None and signature.has_typed_keys:
-            args, kwargs = signature.with_text_keys(args, kwargs or {})
-        try:
-            return encode_request(method, args, kwargs, time_left, outgoing_metadata(), max_depth=max_depth)
-        except _codec.EncodeError as exc:
-            named = [(signature.name_of(i) if signature else str(i + 1), value) for i, value in enumerate(args)]
-            named += [(repr(name), value) for name, value in (kwargs or {}).items()]
-            for name, value in named:
-                try:
-                    # Two levels less: the request and the list of its arguments are around it.
-                    _codec.pack(value, max_depth=max_depth - 2)
-                except _codec.EncodeError as reason:
-                    raise InvalidArguments(f"{method}: argument {name} cannot be sent: {reason}") from reason
-            raise InvalidArguments(f"{method}: the request cannot be sent: {exc}") from exc
 
     async def _give_up(self, call: OutgoingCall) -> None:
         """The caller is cancelled: waits, within the grace, for what still may come in place of the cancel."""
@@ -443,7 +335,7 @@ class Caller:
     def _forget(self, call: OutgoingCall) -> None:
         self._protocol.forget_request(call.id)
         del self._in_flight[call.id]
-        self._release_slot()
+        self._slots.give_back()
 
     def _send_cancel(self, call: OutgoingCall) -> None:
         self._outbox.put(self._protocol.cancel(call.id), control=True, alone=len(self._in_flight) <= 1)
@@ -477,31 +369,6 @@ class Caller:
             trio.lowlevel.reschedule(call.task, outcome.capture(call.raise_cancel))
         call.task = None
 
-    def _value_of(self, call: OutgoingCall, reply: Frame, signature: Signature | None) -> Any:
-        try:
-            value = _codec.unpack(reply.body, max_depth=self._max_depth)
-            if signature is None or signature.convert_result is None:
-                return value
-            return signature.convert_result(value)
-        except _codec.DecodeError as exc:
-            raise ProtocolError(f"{call.method}: the result is not what the method returns: {exc}") from exc
-
-    async def _error_of(self, call: OutgoingCall, reply: Frame) -> Exception:
-        """What the caller gets from a reply that is no result."""
-        if reply.kind == Kind.ERROR:
-            return decode_error(bytes(reply.body), max_depth=self._max_depth)
-        if reply.kind == Kind.EXPIRED and call.deadline != math.inf:
-            # Our own deadline, which the peer's clock saw a moment earlier: our own scope is to fire.
-            if call.deadline - trio.current_time() <= _CLOCK_DIFFERENCE:
-                await trio.sleep_until(call.deadline)
-                await trio.lowlevel.checkpoint()
-            # Still here: somebody has moved the scope's deadline since the request was sent, or the peer's
-            # word is not to be waited for.
-            return DeadlineExceeded(f"{call.method}: the peer says that the deadline of the call has passed")
-        if self._closing:
-            return _closed(maybe_executed=True)
-        return RemoteError("the peer cancelled the call", type_name="Cancelled")
-
     # --- the end ---
 
     def _refuse(self, error: Callable[[bool], Exception]) -> None:
@@ -509,7 +376,7 @@ class Caller:
         self._refusal = error
         self._hello.set()
         # Whoever waits for a slot gets one, and then the error.
-        self._set_slots(math.inf)
+        self._slots.set_number(math.inf)
 
     def _is_awaited(self) -> bool:
         """Whether anybody waits for a reply."""
@@ -534,7 +401,3 @@ class Caller:
 
 def _abort_wait(_: object) -> Abort:
     return Abort.SUCCEEDED
-
-
-def _closed(maybe_executed: bool) -> Exception:
-    return ClientClosed("this client is closed", maybe_executed=maybe_executed)

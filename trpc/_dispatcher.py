@@ -7,7 +7,6 @@ runs in a task of its own, in the connection's nursery, under a cancel scope tha
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import math
@@ -16,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 import trio
 
 from . import _codec
-from ._context import CurrentCall, context_for_calls, enter_call
+from ._context import context_for_calls, enter_call
 from ._errors import DeadlineExceeded, InvalidArguments, MessageTooLarge, MethodNotFound, Overloaded, RPCError
 from ._exceptions import encode_exception, encode_status
-from ._messages import ALWAYS_ACCEPTED, Kind, Request, decode_request
+from ._incoming_call import CallInfo, IncomingCall
+from ._messages import ALWAYS_ACCEPTED, Kind, decode_request
 from ._outgoing import size_of
 from ._relay import resume
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator, Mapping
+    from collections.abc import Awaitable, Coroutine, Mapping
 
     from ._context import Peer
     from ._frames import Frame
@@ -49,85 +49,6 @@ _NOTIFY, _RESULT = Kind.NOTIFY.value, Kind.RESULT.value
 
 # Characters of what a peer sent, in messages and in the log.
 _MAX_SHOWN: Final = 300
-
-
-class IncomingCall:
-    """One call of the peer's, until its handler has ended and the reply is queued."""
-
-    __slots__ = (
-        "_current",
-        "cancelled",
-        "deadline",
-        "dispatcher",
-        "expires",
-        "id",
-        "method",
-        "one_way",
-        "request",
-        "scope",
-        "started",
-    )
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        call_id: int,
-        method: BoundMethod,
-        request: Request,
-        started: float,
-        one_way: bool,
-    ) -> None:
-        self.dispatcher = dispatcher
-        self.id = call_id
-        self.method = method
-        self.request = request
-        self.one_way = one_way
-        self.started = started
-        self.deadline = math.inf
-        self.expires = False
-        """Whether the deadline is the caller's; else it is a limit of this side."""
-        self.scope: trio.CancelScope | None = None
-        """What the handler runs in, once it does."""
-        self.cancelled = False
-        self._current: CurrentCall | None = None
-
-    @property
-    def current(self) -> CurrentCall:
-        """What the handler gets from ``trpc.current_call()``."""
-        if self._current is None:
-            self._current = CurrentCall(
-                self.method.name, self.dispatcher.peer, self.request.metadata or {}, self.deadline
-            )
-        return self._current
-
-    async def run(self, worker: Worker) -> None:
-        """Runs it in a worker that does nothing else meanwhile."""
-        suspended = self.dispatcher.begin(self, worker)
-        if suspended is not None:
-            await suspended
-
-    def on_cancelled(self) -> None:
-        self.dispatcher.finish_cancelled(self)
-
-    def on_raised(self, exc: BaseException) -> None:
-        self.dispatcher.finish_raised(self, exc)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CallInfo:
-    """A call that a server has in flight, as it was when it was looked at.
-
-    Attributes:
-        method: its name on the wire.
-        peer: who called.
-        started: when its request arrived, in ``trio.current_time()`` seconds.
-        deadline: when it ends at the latest; ``math.inf`` if there is no bound.
-    """
-
-    method: str
-    peer: Peer
-    started: float
-    deadline: float
 
 
 class Dispatcher:
@@ -283,7 +204,7 @@ class Dispatcher:
         return None
 
     @trio.lowlevel.enable_ki_protection
-    async def _complete(self, call: IncomingCall, worker: Worker, rest: Generator[Any, Any, Any]) -> None:
+    async def _complete(self, call: IncomingCall, worker: Worker, rest: Awaitable[Any]) -> None:
         """Awaits a handler that waits, and replies. What it raises, and its cancel, are left to the worker."""
         try:
             value = await rest
@@ -308,7 +229,7 @@ class Dispatcher:
             if call.method.method.signature.returns_typed_keys:
                 value = _codec.with_text_keys(value)
             body: Data
-            if type(value) is bytes and len(value) >= _codec.LARGE:
+            if isinstance(value, bytes) and len(value) >= _codec.LARGE:
                 body = _codec.pack_scattered(value, max_depth=peer.max_depth)
             else:
                 body = _codec.pack(value, max_depth=peer.max_depth)
@@ -316,7 +237,7 @@ class Dispatcher:
             logger.exception("%s for %s: the result cannot be encoded", call.method.name, self.peer)
             self._reply_internal(call, f"the result of {call.method.name} cannot be encoded: {exc}")
             return
-        if (len(body) if type(body) is bytes else size_of(body)) > peer.max_message_size:
+        if (len(body) if isinstance(body, bytes) else size_of(body)) > peer.max_message_size:
             self._reply(_RESULT, call.id, body)
         else:
             # With others in flight, more replies are likely to be ready in a moment.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ._outgoing import BATCH, Batch, Outgoing, State, is_taken_back, size_of, without_first
+from ._outgoing import Batch, Outgoing, State, is_taken_back, size_of, without_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -137,7 +137,7 @@ class Outbox:
             frame.state = _UNSENT
             return frame
         frame.data = data
-        frame.size = len(data) if type(data) is bytes else size_of(data)
+        frame.size = len(data) if isinstance(data, bytes) else size_of(data)
         self._put(frame, data, frame.size, control=control, alone=alone)
         return frame
 
@@ -146,7 +146,7 @@ class Outbox:
         """Puts a frame in that answers what the peer has sent. Otherwise as :meth:`put`."""
         if self._closing:
             return
-        if type(data) is not bytes:
+        if not isinstance(data, bytes):
             frame = Outgoing()
             frame.data = data
             frame.size = size_of(data)
@@ -165,7 +165,7 @@ class Outbox:
         if self._writing or self._closing:
             return
         frames = self._frames
-        if len(frames) == 1 and not self._control and type(data := frames[0]) is bytes:
+        if len(frames) == 1 and not self._control and isinstance(data := frames[0], bytes):
             # The answer to a single call, as if it had been put in now.
             frames.clear()
             self.unsent -= len(data)
@@ -249,7 +249,7 @@ class Outbox:
     def _put(self, entry: Entry, data: Data, size: int, *, control: bool, alone: bool) -> None:
         """Writes a frame if it may leave now, or queues it."""
         if alone and not (self.held or self._writing or self._frames or self._control):
-            chunks = (data,) if type(data) is bytes else data
+            chunks = (data,) if isinstance(data, bytes) else data
             try:
                 taken = self._transport.send_nowait(chunks)
             except _BROKEN as exc:
@@ -258,7 +258,7 @@ class Outbox:
                 self._break(exc)
                 return
             if taken == size:
-                if type(entry) is not bytes:
+                if not isinstance(entry, bytes):
                     entry.state = _WRITTEN
                     entry.data = b""
                 return
@@ -273,7 +273,7 @@ class Outbox:
 
     def _count(self, entry: Entry, size: int) -> None:
         self.unsent += size
-        if type(entry) is bytes or entry.is_answer:
+        if isinstance(entry, bytes) or entry.is_answer:
             self.unsent_answers += size
 
     def _write_nowait(self) -> None:
@@ -342,7 +342,7 @@ class Outbox:
     def _begin_rest(self, entries: Sequence[Entry], chunks: Sequence[bytes], taken: int) -> None:
         """Some bytes of these frames have left, or are about to: the others have to follow."""
         for entry in entries:
-            if type(entry) is not bytes:
+            if not isinstance(entry, bytes):
                 entry.state = _WRITING
         self._batch = entries
         self._rest = without_first(chunks, taken)
@@ -360,7 +360,7 @@ class Outbox:
     def _settle(self, entries: Iterable[Entry], state: State) -> None:
         """These frames are done with: they leave the count, and who waits for one goes on."""
         for entry in entries:
-            if type(entry) is bytes:
+            if isinstance(entry, bytes):
                 self.unsent -= len(entry)
                 self.unsent_answers -= len(entry)
                 continue

@@ -61,12 +61,12 @@ Entry = Outgoing | bytes
 
 def size_of(data: Data) -> int:
     """How many bytes it has."""
-    return len(data) if type(data) is bytes else sum(map(len, data))
+    return len(data) if isinstance(data, bytes) else sum(map(len, data))
 
 
 def is_taken_back(entry: Entry) -> bool:
     """Whether it only holds the place of a frame that was there."""
-    return type(entry) is not bytes and entry.state is not _QUEUED
+    return not isinstance(entry, bytes) and entry.state is not _QUEUED
 
 
 class Batch:
@@ -99,8 +99,8 @@ class Batch:
                 self.empty += 1
                 continue
             self.entries.append(entry)
-            data = entry if type(entry) is bytes else entry.data
-            for chunk in (data,) if type(data) is bytes else data:
+            data = entry if isinstance(entry, bytes) else entry.data
+            for chunk in (data,) if isinstance(data, bytes) else data:
                 self.size += len(chunk)
                 if len(chunk) < _LARGE:
                     small.append(chunk)

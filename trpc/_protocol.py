@@ -104,19 +104,10 @@ class Protocol:
         checks = self._checks
         try:
             for frame in frames:
-                kind = frame.kind
-                check = checks.get(kind)
-                if check is None:
-                    if kind & IGNORABLE:
-                        continue
-                    raise ProtocolError(f"a message of unknown kind {kind:#04x}")
-                if frame.flags or frame.stream:
-                    raise ProtocolError(
-                        f"flags {frame.flags:#04x} and stream {frame.stream} belong to features that were not announced"
-                    )
-                if kind in _BODILESS and frame.body:
-                    raise ProtocolError(f"{Kind(kind).name} has a body")
-                if check(self, frame):
+                check = checks.get(frame.kind)
+                if check is None or frame.flags or frame.stream or (frame.body and frame.kind in _BODILESS):
+                    _check_form(frame, is_known=check is not None)
+                elif check(self, frame):
                     messages.append(frame)
             if self.frames.error is not None:
                 raise self.frames.error
@@ -237,3 +228,16 @@ class Protocol:
     def goaway(self, body: bytes) -> bytes:
         """Says that no call after the last one received will be executed, and why."""
         return encode_frame(Kind.GOAWAY, self.last_request, body)
+
+
+def _check_form(frame: Frame, *, is_known: bool) -> None:
+    """A message that is unknown, or not of the form that its kind has: passes if it is to be ignored."""
+    if not is_known:
+        if not frame.kind & IGNORABLE:
+            raise ProtocolError(f"a message of unknown kind {frame.kind:#04x}")
+    elif frame.flags or frame.stream:
+        raise ProtocolError(
+            f"flags {frame.flags:#04x} and stream {frame.stream} belong to features that were not announced"
+        )
+    else:
+        raise ProtocolError(f"{Kind(frame.kind).name} has a body")

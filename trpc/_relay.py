@@ -15,7 +15,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator
     from contextvars import Context
 
 
@@ -32,7 +32,8 @@ def resume(coroutine: Coroutine[Any, Any, Any], yielded: object, context: Contex
         try:
             answer = yield yielded
         except BaseException as exc:  # noqa: BLE001 - the coroutine's to handle
-            step, argument = coroutine.throw, exc
+            step: Callable[[Any], Any] = coroutine.throw
+            argument: object = exc
         else:
             step, argument = coroutine.send, answer
         try:

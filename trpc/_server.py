@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from ._context import Peer
-    from ._dispatcher import CallInfo
+    from ._incoming_call import CallInfo
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class Workers:
             self.nursery.start_soon(self.work, job)
 
     @trio.lowlevel.enable_ki_protection
-    async def work(self, job: Job) -> None:
+    async def work(self, job: Job) -> None:  # noqa: C901 - all ways in which a job ends
         """A worker's life: the job that it is started for, and those that follow."""
         worker = Worker()
         while True:

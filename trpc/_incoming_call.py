@@ -1,0 +1,115 @@
+"""One call that the peer has made: what is known of it, and how it is run and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from ._context import CurrentCall
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    import trio
+
+    from ._context import Peer
+    from ._messages import Request
+    from ._service import BoundMethod
+    from ._workers import Worker
+
+
+class Owner(Protocol):
+    """What runs the calls of one connection, and replies: its dispatcher."""
+
+    peer: Peer
+
+    def begin(self, call: IncomingCall, worker: Worker) -> Coroutine[Any, Any, None] | None:
+        """Runs the handler until it waits; gives what is left of it then."""
+        ...
+
+    def finish_cancelled(self, call: IncomingCall) -> None:
+        """The handler has ended by the cancel of its scope."""
+        ...
+
+    def finish_raised(self, call: IncomingCall, exc: BaseException) -> None:
+        """The handler has raised. Raises what must not stay with the call."""
+        ...
+
+
+class IncomingCall:
+    """One call of the peer's, until its handler has ended and the reply is queued."""
+
+    __slots__ = (
+        "_current",
+        "cancelled",
+        "deadline",
+        "expires",
+        "id",
+        "method",
+        "one_way",
+        "owner",
+        "request",
+        "scope",
+        "started",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        call_id: int,
+        method: BoundMethod,
+        request: Request,
+        started: float,
+        one_way: bool,
+    ) -> None:
+        self.owner = owner
+        self.id = call_id
+        self.method = method
+        self.request = request
+        self.one_way = one_way
+        self.started = started
+        self.deadline = math.inf
+        self.expires = False
+        """Whether the deadline is the caller's; else it is a limit of this side."""
+        self.scope: trio.CancelScope | None = None
+        """What the handler runs in, once it does."""
+        self.cancelled = False
+        self._current: CurrentCall | None = None
+
+    @property
+    def current(self) -> CurrentCall:
+        """What the handler gets from ``trpc.current_call()``."""
+        if self._current is None:
+            self._current = CurrentCall(self.method.name, self.owner.peer, self.request.metadata or {}, self.deadline)
+        return self._current
+
+    async def run(self, worker: Worker) -> None:
+        """Runs it in a worker that does nothing else meanwhile."""
+        suspended = self.owner.begin(self, worker)
+        if suspended is not None:
+            await suspended
+
+    def on_cancelled(self) -> None:
+        self.owner.finish_cancelled(self)
+
+    def on_raised(self, exc: BaseException) -> None:
+        self.owner.finish_raised(self, exc)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CallInfo:
+    """A call that a server has in flight, as it was when it was looked at.
+
+    Attributes:
+        method: its name on the wire.
+        peer: who called.
+        started: when its request arrived, in ``trio.current_time()`` seconds.
+        deadline: when it ends at the latest; ``math.inf`` if there is no bound.
+    """
+
+    method: str
+    peer: Peer
+    started: float
+    deadline: float

@@ -1,0 +1,345 @@
+"""Reading one connection: which task reads, what it takes at a time, and to whom each message goes.
+
+One task at a time reads. Which one, is passed on::
+
+    on a side that serves       worker 1 reads, runs handlers ... one waits
+                                worker 2 reads on           worker 1 goes on with its handler
+
+    on a side that only calls   the connection's own task reads; when no call is in flight, it stands by
+                                a caller reads for itself until its result is there
+                                a caller that leaves others behind, or a while without calls: the own task reads
+
+So a handler that does not wait needs no task, and a caller that is alone needs nobody to wake it. That is a
+third and a quarter of the time of a small call; docs/performance.md has the figures.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from ._errors import ConnectionLost, ProtocolError
+from ._messages import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+    from ._caller import Caller
+    from ._dispatcher import Dispatcher
+    from ._frames import Frame
+    from ._limits import Limits
+    from ._outbox import Outbox
+    from ._outgoing_call import OutgoingCall
+    from ._protocol import Protocol
+    from ._transport import Transport
+    from ._workers import Worker, Workers
+
+# What one connection may do before all others get their turn: so many requests, or as many as begin within
+# so many seconds. Replies leave as often, so that the peer can work on them meanwhile.
+_MAX_REQUESTS: Final = 32
+_MAX_TIME: Final = 0.001
+
+# A read before waiting that finds nothing costs as much as a small call saves. So after one, two, four, ... of
+# them in a row, it is left out so often.
+_MAX_EARLY_MISSES: Final = 64
+
+# Seconds without a call after which the client's own task reads again; until then callers read for
+# themselves. Also how much later it may see a ping, or the end of the connection.
+_LEAD_TIME: Final = 0.02
+
+BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+# Of the enum, each would be an attribute to look up, and these are needed for every message.
+_REQUESTS, _RESULT = (Kind.REQUEST.value, Kind.NOTIFY.value), Kind.RESULT.value
+_NO_FRAMES: Final[Iterator[Frame]] = iter(())
+
+
+class Reader(abc.ABC):
+    """The part of a connection that reads. A connection is one, as this is done for every message.
+
+    Args:
+        transport: the bytes.
+        protocol, outbox, workers, limits: those of the connection.
+        callers_may_read: whether this side only calls, so that it need not be read all the time.
+    """
+
+    __slots__ = (
+        "_caller",
+        "_callers_may_read",
+        "_dispatcher",
+        "_early_misses",
+        "_early_skips",
+        "_frames",
+        "_leader",
+        "_leader_is_patient",
+        "_limits",
+        "_lost",
+        "_outbox",
+        "_protocol",
+        "_requests_left",
+        "_standby",
+        "_transport",
+        "_workers",
+    )
+
+    _dispatcher: Dispatcher
+    # None as long as nothing was called. What is only done where something was, takes it from `caller`.
+    _caller: Caller | None
+
+    def __init__(
+        self,
+        transport: Transport,
+        protocol: Protocol,
+        outbox: Outbox,
+        workers: Workers,
+        limits: Limits,
+        *,
+        callers_may_read: bool,
+    ) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._outbox = outbox
+        self._workers = workers
+        self._limits = limits
+        self._lost = False
+        self._frames: Iterator[Frame] = _NO_FRAMES
+        """Received, and not handled yet."""
+        self._requests_left = _MAX_REQUESTS
+        """How many more may be handled before others get their turn."""
+        self._early_skips = 0
+        self._early_misses = 1
+        self._callers_may_read = callers_may_read and transport.anyone_may_read
+        self._leader: OutgoingCall | None = None
+        self._leader_is_patient = False
+        """Whether its call is a long one, so that the reader does not look after it."""
+        self._standby: trio.lowlevel.Task | None = None
+        """The reader, while it leaves the reading to callers."""
+
+    @property
+    @abc.abstractmethod
+    def caller(self) -> Caller:
+        """Our calls."""
+
+    @abc.abstractmethod
+    def _lose(self, reason: Exception) -> None:
+        """The connection is over."""
+
+    @abc.abstractmethod
+    def _refuse(self, error: ProtocolError) -> None:
+        """Lets the peer know that the connection ends because of it."""
+
+    async def _greet(self) -> None:
+        """Reads the peer's hello. Ends the connection if it does not say who it is in time."""
+        with trio.move_on_after(self._limits.hello_timeout) as scope:
+            while not self._protocol.peer_is_known and not self._lost:
+                try:
+                    await self._transport.wait_readable()
+                except BROKEN as exc:
+                    self._lose(exc)
+                if self._receive() and next(self._frames, None) is not None and self._caller is not None:
+                    self._caller.on_hello()
+        if scope.cancelled_caught:
+            reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
+            self._refuse(ProtocolError(reason))
+            # It may be there, and only be slow: worth another try.
+            self._lose(ConnectionLost(reason))
+
+    @trio.lowlevel.enable_ki_protection
+    async def _read(self, worker: Worker) -> None:
+        """Reads and handles what the peer sends, until the connection is over or somebody else does."""
+        outbox = self._outbox
+        while not self._lost:
+            suspended = self._handle(worker)
+            if suspended is not None:
+                # It has begun to wait for something, which must not happen before Trio knows: so the next
+                # reader also writes the replies that are ready.
+                self._workers.run(self._read)
+                await suspended
+                return
+            outbox.flush()
+            if worker.is_spent:
+                self._workers.run(self._read)
+                return
+            if outbox.unsent_answers and outbox.is_full_of_answers:
+                # The peer does not read them, so it gets no more.
+                await outbox.wait_until_answered()
+            elif self._requests_left <= 0:
+                self._requests_left = _MAX_REQUESTS
+                await trio.lowlevel.checkpoint()
+            elif self._frames is _NO_FRAMES:
+                if self._callers_may_read and self.caller.is_idle:
+                    await self._stand_by()
+                elif self._receive_early():
+                    continue
+                self._requests_left = _MAX_REQUESTS
+                # Not in a function of its own, which would be one more to go through when the task is resumed.
+                try:
+                    await self._transport.wait_readable()
+                except BROKEN as exc:
+                    self._lose(exc)
+                self._receive()
+
+    def _receive_early(self) -> bool:
+        """Reads without waiting first, if that was of use lately; whether there was something.
+
+        It is when the peer has answered while this side was still writing, as peers on the same core do.
+        """
+        if self._early_skips:
+            self._early_skips -= 1
+            return False
+        if self._receive():
+            self._early_misses = 1
+            return True
+        self._early_skips = self._early_misses
+        self._early_misses = min(2 * self._early_misses, _MAX_EARLY_MISSES)
+        return self._lost
+
+    def _receive(self) -> bool:  # noqa: C901 - two ways to read, three ends
+        """Reads what is there, for :meth:`_handle`; whether there was something."""
+        try:
+            room = self._protocol.frames.room() if self._protocol.frames.missing else None
+            if room is None:
+                data = self._transport.receive_nowait()
+                if data is None:
+                    return False
+                if data:
+                    self._frames = iter(self._protocol.receive(data))
+                    return True
+            else:
+                with room:
+                    size = self._transport.receive_into(room)
+                if size is None:
+                    return False
+                if size:
+                    self._frames = iter(self._protocol.receive_filled(size))
+                    return True
+        except BROKEN as exc:
+            self._lose(exc)
+        except ProtocolError as exc:
+            self._refuse(exc)
+            self._lose(exc)
+        else:
+            try:
+                self._protocol.receive_eof()
+            except ProtocolError as exc:
+                # Cut off, and not to blame.
+                self._lose(ConnectionLost(str(exc)))
+            else:
+                self._lose(ConnectionLost("the peer closed it"))
+        return False
+
+    def _handle(self, worker: Worker | None) -> Coroutine[Any, Any, None] | None:  # noqa: C901 - every message goes through it
+        """Hands messages to whom they concern. Nothing here waits.
+
+        Args:
+            worker: runs this, and may run handlers.
+
+        Returns:
+            What is left of a handler that waits, for the worker to await; see :meth:`Dispatcher.on_request`.
+        """
+        if self._frames is _NO_FRAMES:
+            return None
+        outbox = self._outbox
+        outbox.held = True
+        until = math.inf
+        for frame in self._frames:
+            kind = frame.kind
+            if kind in _REQUESTS:
+                suspended = self._dispatcher.on_request(frame, worker)
+                if suspended is not None:
+                    return suspended
+                self._requests_left -= 1
+                # The clock was read for the request anyway.
+                if until == math.inf:
+                    until = self._dispatcher.now + _MAX_TIME
+                elif self._dispatcher.now > until:
+                    self._requests_left = 0
+                if self._requests_left <= 0 or outbox.unsent_answers > self._limits.max_unsent:
+                    return None
+            elif kind == _RESULT:
+                # Of a call that was made, so that there is a caller.
+                self._caller.on_reply(frame)  # type: ignore[union-attr]
+            else:
+                self._handle_other(frame)
+            # Not one more once it is over: whoever waited for it has been told already.
+            if self._lost:
+                return None
+        self._frames = _NO_FRAMES
+        if self._protocol.error is not None:
+            self._refuse(self._protocol.error)
+            self._lose(self._protocol.error)
+        return None
+
+    def _handle_other(self, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.ERROR | Kind.CANCELLED | Kind.EXPIRED:
+                self.caller.on_reply(frame)
+            case Kind.CANCEL:
+                self._dispatcher.on_cancel(frame.id)
+            case Kind.PING:
+                self._outbox.answer(self._protocol.pong(frame.id), control=True)
+            case Kind.PONG:
+                self.caller.on_pong(frame.id)
+            case _:
+                if self._caller is not None:
+                    self._caller.on_goaway(frame)
+
+    # --- callers that read ---
+
+    async def _stand_by(self) -> None:
+        """Leaves the reading to callers, until one of them leaves others behind, or there are none for a while."""
+        self.caller.lead = self._lead
+        while True:
+            leader, sent = self._leader, self._protocol.last_sent
+            with trio.move_on_after(math.inf if self._leader_is_patient else _LEAD_TIME):
+                self._standby = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_stand_by)
+                return
+            if self._leader is None and (self._protocol.last_sent == sent or not self.caller.is_idle):
+                self.caller.lead = None
+                return
+            # A call that takes its time: it wakes this task when it is through.
+            self._leader_is_patient = self._leader is not None and self._leader is leader
+
+    def _abort_stand_by(self, _: object) -> trio.lowlevel.Abort:
+        self._standby = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _wake_reader(self) -> None:
+        """Sees to it that the connection is being read, although nobody may make a call."""
+        if self._standby is not None and self._leader is None:
+            self.caller.lead = None
+            trio.lowlevel.reschedule(self._standby)
+            self._standby = None
+
+    async def _lead(self, call: OutgoingCall) -> None:
+        """Reads in the task of a caller until its call has a result, or the connection is over.
+
+        Cancelled, or when others still wait for theirs: the reader goes on.
+        """
+        self.caller.lead = None
+        self._leader = call
+        try:
+            waited = False
+            while call.result is None and not self._lost:
+                if self._frames is _NO_FRAMES and (waited or not self._receive_early()):
+                    waited = True
+                    try:
+                        await self._transport.wait_readable()
+                    except BROKEN as exc:
+                        self._lose(exc)
+                    self._receive()
+                self._handle(None)
+                self._outbox.flush()
+            if not waited:
+                # The call has to be a checkpoint all the same, but it has its result.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+        finally:
+            self._leader = None
+            if self._frames is not _NO_FRAMES or self._leader_is_patient or not self.caller.is_idle:
+                self._leader_is_patient = False
+                self._wake_reader()
+            elif not self._lost:
+                self.caller.lead = self._lead
