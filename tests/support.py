@@ -12,6 +12,7 @@ import trpc
 from trpc import _codec
 from trpc._frames import PREAMBLE, Frame, FrameReader, encode_frame
 from trpc._messages import Hello, Kind, encode_request
+from trpc._outgoing import Data
 
 
 @contextlib.asynccontextmanager
@@ -27,6 +28,29 @@ async def connected(services, *, serve=None, **options):
         async with trpc.connect_stream(ours, **options) as client:
             yield client, server
         nursery.cancel_scope.cancel()
+
+
+def joined(data: Data) -> bytes:
+    """Bytes that may be in pieces, in one."""
+    return data if type(data) is bytes else b"".join(data)
+
+
+def fed(reader, data):
+    """What a frame reader or a protocol makes of some bytes, in one piece: one list for each step, as they come."""
+    yield (reader.receive if hasattr(reader, "receive") else reader.feed)(data)
+
+
+def filled(reader, data):
+    """As :func:`fed`, but the bytes go into the room of a large frame where there is one, as a connection does it."""
+    frames = getattr(reader, "frames", reader)
+    fill = getattr(reader, "receive_filled", None) or reader.fill
+    while data and (room := frames.room() if frames.missing else None) is not None:
+        with room:
+            size = min(len(room), len(data))
+            room[:size] = data[:size]
+        yield fill(size)
+        data = data[size:]
+    yield from fed(reader, data)
 
 
 class RawPeer:
@@ -47,7 +71,7 @@ class RawPeer:
 
     async def send_request(self, call_id, method, *args, time_left=None, kind=Kind.REQUEST, **kwargs):
         body = encode_request(method, list(args), kwargs, time_left, None, max_depth=64)
-        await self.send(kind, call_id, body)
+        await self.send(kind, call_id, joined(body))
 
     async def send_result(self, call_id, value):
         await self.send(Kind.RESULT, call_id, _codec.pack(value, max_depth=64))

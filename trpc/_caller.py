@@ -304,7 +304,7 @@ class Caller:
         if self._cancel_grace > 0:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self._cancel_grace):
                 call.task = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(_abort_wait)
+                await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED)
         call.awaited = False
         call.task = None
 
@@ -397,7 +397,3 @@ class Caller:
                 self._wake(call, self._refusal(maybe_executed))
         if self._closing and not self._is_awaited():
             self._idle.set()
-
-
-def _abort_wait(_: object) -> Abort:
-    return Abort.SUCCEEDED

@@ -212,7 +212,10 @@ class Dispatcher:
             del self._calls[call.id]
         if not call.one_way:
             self._finish(call, value)
-        worker.leave_call()
+        if call.cancelled or call.deadline != math.inf:
+            worker.leave_call()
+        else:
+            worker.call = None
 
     def _reject(self, call_id: int, error: RPCError, *, one_way: bool) -> None:
         """The handler does not run."""

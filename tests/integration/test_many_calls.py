@@ -72,7 +72,7 @@ async def test_every_call_ends_exactly_once_and_nothing_is_left():
                     for number in range(25):
                         nursery.start_soon(one, client, batch * 25 + number, rng.random())
             assert not client._caller._in_flight
-            assert client._caller._taken == 0
+            assert client._caller._slots.taken == 0
             assert not client._connection._protocol._open_outgoing
             assert client._connection._outbox.unsent == 0
 

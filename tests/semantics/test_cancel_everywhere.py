@@ -110,7 +110,7 @@ def run_session(side, step, grace, tcp):
                     caller = connection.caller
                     assert not caller._in_flight
                     assert not caller._pings
-                    assert caller._taken == 0
+                    assert caller._slots.taken == 0
                     assert not connection._protocol._open_outgoing
                     assert connection._outbox.unsent == 0
                 server_scope.cancel()
