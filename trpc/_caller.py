@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import outcome
 import trio
@@ -26,20 +26,23 @@ from trio.lowlevel import Abort
 
 from ._errors import MessageTooLarge
 from ._exceptions import decode_status
+from ._frames import Frame
 from ._messages import Kind
 from ._outgoing import size_of
 from ._outgoing_call import OutgoingCall, closed_error
+from ._pings import Pings
 from ._slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from ._frames import Frame
     from ._outbox import Outbox
     from ._outgoing import Data
     from ._protocol import Protocol
     from ._signature import Signature
     from ._workers import Workers
+
+_RESULT: Final = Kind.RESULT.value
 
 
 class Caller:
@@ -100,7 +103,7 @@ class Caller:
         self._max_calls = max_calls
         self._wake_reader = wake_reader
         self._in_flight: dict[int, OutgoingCall] = {}
-        self._pings: dict[int, trio.Event] = {}
+        self._pings = Pings(protocol, outbox)
         self._slots = Slots(min(max_calls, protocol.peer.max_calls))
         self._hello = trio.Event()
         # Calls that wait for their acknowledgement, and until when; the first one's time is over first.
@@ -129,7 +132,10 @@ class Caller:
     ) -> Any:
         """Calls a method of the peer and waits for the outcome. What is raised: see ``Client.call``."""
         call = OutgoingCall(method, signature)
-        await self._slots.take()
+        if self._slots.taken < self._slots.number:
+            self._slots.taken += 1
+        else:
+            await self._slots.wait()
         try:
             if not self._send_now(call, args, kwargs):
                 await self._send_when_possible(call, args, kwargs)
@@ -137,7 +143,7 @@ class Caller:
             self._slots.give_back()
             raise
         if self.lead is not None:
-            # That nobody has to be woken for it is a third of the time of a single call.
+            # Nobody has to be woken then.
             try:
                 await self.lead(call)
             except BaseException as exc:
@@ -150,7 +156,10 @@ class Caller:
         else:
             call.task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
-        return await call.outcome(max_depth=self._max_depth, closing=self._closing)
+        reply = call.result
+        if isinstance(reply, Frame) and reply.kind == _RESULT:
+            return call.value_of(reply, max_depth=self._max_depth)
+        raise await call.error(max_depth=self._max_depth, closing=self._closing)
 
     @trio.lowlevel.enable_ki_protection
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
@@ -166,17 +175,11 @@ class Caller:
         if self._lost or self._closing:
             self._raise_if_refused()
         self._wake_reader()
-        number, data = self._protocol.ping()
-        pong = self._pings[number] = trio.Event()
-        start = trio.current_time()
-        try:
-            self._outbox.put(data, control=True)
-            await pong.wait()
-        finally:
-            lost = self._pings.pop(number, None) is not None
-        if lost:
+        seconds = await self._pings.ping()
+        if seconds is None:
             self._raise_if_refused()
-        return trio.current_time() - start
+            raise AssertionError("a connection is not lost without a reason")
+        return seconds
 
     # --- what the connection's reader tells ---
 
@@ -206,9 +209,8 @@ class Caller:
             self._idle.set()
 
     def on_pong(self, number: int) -> None:
-        """A pong arrived; nobody may be waiting for it any more."""
-        if (event := self._pings.pop(number, None)) is not None:
-            event.set()
+        """A pong arrived."""
+        self._pings.on_pong(number)
 
     def on_goaway(self, frame: Frame) -> None:
         """The peer takes no more calls: those above the last it accepted were not and will not be executed."""
@@ -221,8 +223,7 @@ class Caller:
         self._lost = True
         self._refuse(error)
         self._fail(list(self._in_flight.values()))
-        for event in self._pings.values():
-            event.set()
+        self._pings.on_lost()
 
     @trio.lowlevel.enable_ki_protection
     async def close(self) -> None:

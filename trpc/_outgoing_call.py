@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CLOCK_DIFFERENCE: Final = 1.0
 
 # Looking a member of an enum up takes as long as the rest of a line.
-_QUEUED, _RESULT = State.QUEUED, Kind.RESULT.value
+_QUEUED = State.QUEUED
 
 
 class OutgoingCall(Outgoing):
@@ -85,8 +85,18 @@ class OutgoingCall(Outgoing):
                     raise InvalidArguments(f"{self.method}: argument {name} cannot be sent: {reason}") from reason
             raise InvalidArguments(f"{self.method}: the request cannot be sent: {exc}") from exc
 
-    async def outcome(self, *, max_depth: int, closing: bool) -> Any:
-        """What the caller gets, once there is a :attr:`result`.
+    def value_of(self, reply: Frame, *, max_depth: int) -> Any:
+        """What the caller gets from a RESULT whose values are nested no deeper than that."""
+        try:
+            value = _codec.unpack(reply.body, max_depth=max_depth)
+            if self.signature is None or self.signature.convert_result is None:
+                return value
+            return self.signature.convert_result(value)
+        except _codec.DecodeError as exc:
+            raise ProtocolError(f"{self.method}: the result is not what the method returns: {exc}") from exc
+
+    async def error(self, *, max_depth: int, closing: bool) -> Exception:
+        """What is raised in the caller if the :attr:`result` is anything else.
 
         Args:
             max_depth: nesting accepted in it.
@@ -95,17 +105,9 @@ class OutgoingCall(Outgoing):
         reply = self.result
         if not isinstance(reply, Frame):
             assert reply is not None
-            raise reply
-        if reply.kind == _RESULT:
-            try:
-                value = _codec.unpack(reply.body, max_depth=max_depth)
-                if self.signature is None or self.signature.convert_result is None:
-                    return value
-                return self.signature.convert_result(value)
-            except _codec.DecodeError as exc:
-                raise ProtocolError(f"{self.method}: the result is not what the method returns: {exc}") from exc
+            return reply
         if reply.kind == Kind.ERROR:
-            raise decode_error(bytes(reply.body), max_depth=max_depth)
+            return decode_error(bytes(reply.body), max_depth=max_depth)
         if reply.kind == Kind.EXPIRED and self.deadline != math.inf:
             # Our own deadline, which the peer's clock saw a moment earlier: our own scope is to fire.
             if self.deadline - trio.current_time() <= _CLOCK_DIFFERENCE:
@@ -113,10 +115,10 @@ class OutgoingCall(Outgoing):
                 await trio.lowlevel.checkpoint()
             # Still here: somebody has moved the scope's deadline since the request was sent, or the peer's
             # word is not to be waited for.
-            raise DeadlineExceeded(f"{self.method}: the peer says that the deadline of the call has passed")
+            return DeadlineExceeded(f"{self.method}: the peer says that the deadline of the call has passed")
         if closing:
-            raise closed_error(maybe_executed=True)
-        raise RemoteError("the peer cancelled the call", type_name="Cancelled")
+            return closed_error(maybe_executed=True)
+        return RemoteError("the peer cancelled the call", type_name="Cancelled")
 
 
 def closed_error(maybe_executed: bool) -> Exception:

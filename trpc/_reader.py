@@ -42,10 +42,6 @@ if TYPE_CHECKING:
 _MAX_REQUESTS: Final = 32
 _MAX_TIME: Final = 0.001
 
-# A read before waiting that finds nothing costs as much as a small call saves. So after one, two, four, ... of
-# them in a row, it is left out so often.
-_MAX_EARLY_MISSES: Final = 64
-
 # Seconds without a call after which the client's own task reads again; until then callers read for
 # themselves. Also how much later it may see a ping, or the end of the connection.
 _LEAD_TIME: Final = 0.02
@@ -69,8 +65,6 @@ class Reader(abc.ABC):
         "_caller",
         "_callers_may_read",
         "_dispatcher",
-        "_early_misses",
-        "_early_skips",
         "_frames",
         "_leader",
         "_leader_is_patient",
@@ -108,8 +102,6 @@ class Reader(abc.ABC):
         """Received, and not handled yet."""
         self._requests_left = _MAX_REQUESTS
         """How many more may be handled before others get their turn."""
-        self._early_skips = 0
-        self._early_misses = 1
         self._callers_may_read = callers_may_read and transport.anyone_may_read
         self._leader: OutgoingCall | None = None
         self._leader_is_patient = False
@@ -171,8 +163,6 @@ class Reader(abc.ABC):
             elif self._frames is _NO_FRAMES:
                 if self._callers_may_read and self.caller.is_idle:
                     await self._stand_by()
-                elif self._receive_early():
-                    continue
                 self._requests_left = _MAX_REQUESTS
                 # Not in a function of its own, which would be one more to go through when the task is resumed.
                 try:
@@ -180,21 +170,6 @@ class Reader(abc.ABC):
                 except BROKEN as exc:
                     self._lose(exc)
                 self._receive()
-
-    def _receive_early(self) -> bool:
-        """Reads without waiting first, if that was of use lately; whether there was something.
-
-        It is when the peer has answered while this side was still writing, as peers on the same core do.
-        """
-        if self._early_skips:
-            self._early_skips -= 1
-            return False
-        if self._receive():
-            self._early_misses = 1
-            return True
-        self._early_skips = self._early_misses
-        self._early_misses = min(2 * self._early_misses, _MAX_EARLY_MISSES)
-        return self._lost
 
     def _receive(self) -> bool:  # noqa: C901 - two ways to read, three ends
         """Reads what is there, for :meth:`_handle`; whether there was something."""
@@ -322,10 +297,8 @@ class Reader(abc.ABC):
         self.caller.lead = None
         self._leader = call
         try:
-            waited = False
             while call.result is None and not self._lost:
-                if self._frames is _NO_FRAMES and (waited or not self._receive_early()):
-                    waited = True
+                if self._frames is _NO_FRAMES:
                     try:
                         await self._transport.wait_readable()
                     except BROKEN as exc:
@@ -333,9 +306,6 @@ class Reader(abc.ABC):
                     self._receive()
                 self._handle(None)
                 self._outbox.flush()
-            if not waited:
-                # The call has to be a checkpoint all the same, but it has its result.
-                await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._leader = None
             if self._frames is not _NO_FRAMES or self._leader_is_patient or not self.caller.is_idle:

@@ -25,12 +25,12 @@ class Slots:
         self.taken = 0
         self._waiting = trio.lowlevel.ParkingLot()
 
-    async def take(self) -> None:
-        """Takes one, and waits for it if there is none; a checkpoint only then. Cancelled: it has none."""
-        if self.taken < self.number:
-            self.taken += 1
-        else:
-            await self._waiting.park()
+    async def wait(self) -> None:
+        """Waits for one and takes it, as none is free: else who wants it counts it, which saves the time of this.
+
+        Cancelled: it has none.
+        """
+        await self._waiting.park()
 
     def give_back(self) -> None:
         """Frees one, or passes it to who has waited longest."""

@@ -33,7 +33,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", type=names, metavar="WORKLOAD,...", help=f"of {', '.join(workloads.ALL)}")
     parser.add_argument("--contestants", type=names, metavar="NAME,...", help="scripts of the folder contestants")
     parser.add_argument("--peers", action="store_true", help="install other RPC libraries and compare with them too")
-    parser.add_argument("--rounds", type=int, default=7, help="bursts of each contestant (7)")
+    parser.add_argument(
+        "--without",
+        type=names,
+        metavar="TECHNIQUE,...",
+        default=[],
+        help=f"trpc also without one of its techniques: of {', '.join(field.techniques())}",
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="bursts of each contestant (9)")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a burst (0.3)")
     parser.add_argument("--json", metavar="FILE", help="save everything that was measured")
     arguments = parser.parse_args()
@@ -44,6 +51,9 @@ def parse() -> argparse.Namespace:
     for name in arguments.contestants or ():
         if name not in known:
             parser.error(f"no contestant {name!r}: there are {', '.join(known)}")
+    for name in arguments.without:
+        if name not in field.techniques():
+            parser.error(f"no technique {name!r}: there are {', '.join(field.techniques())}")
     if arguments.rounds < 1 or not arguments.seconds > 0:
         parser.error("there must be a round, and a burst must have a length")
     return arguments
@@ -57,6 +67,7 @@ def measure(arguments: argparse.Namespace) -> dict:
         peer_python, failures = peers.prepare()
         notes += [f"{requirement} was not installed: {reason}" for requirement, reason in failures.items()]
     keys = arguments.contestants or [*field.OWN, *(field.peer_keys() if arguments.peers else ())]
+    keys = [*keys, *(field.WITHOUT + name for name in arguments.without)]
     contestants, absent = field.gather(keys, peer_python)
     core = machine.pinnable_core()
     if core is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import sys
 from pathlib import Path
@@ -17,6 +18,20 @@ ABOUT_PATIENCE = 60.0
 """Seconds to import a contestant's library for the first time."""
 
 
+WITHOUT = "without_"
+"""How the name of trpc without one of its techniques begins; see ``contestants/_without.py``."""
+
+
+def _is_own(key: str) -> bool:
+    return key in OWN or key.startswith(WITHOUT)
+
+
+def _script(key: str) -> list[str]:
+    if key.startswith(WITHOUT):
+        return [str(FOLDER / "_without.py"), key.removeprefix(WITHOUT)]
+    return [str(FOLDER / f"{key}.py")]
+
+
 @dataclasses.dataclass(frozen=True)
 class Contestant:
     """One script, and what it says about itself."""
@@ -29,10 +44,10 @@ class Contestant:
 
     @property
     def is_peer(self) -> bool:
-        return self.key not in OWN
+        return not _is_own(self.key)
 
     def command(self, *args: str) -> list[str]:
-        return [self.python, str(FOLDER / f"{self.key}.py"), *args]
+        return [self.python, *_script(self.key), *args]
 
 
 def peer_keys() -> list[str]:
@@ -41,11 +56,17 @@ def peer_keys() -> list[str]:
     return [key for key in scripts if key not in OWN and not key.startswith("_")]
 
 
+def techniques() -> list[str]:
+    """What trpc can be without: the functions of ``_without.py``, which is not imported here, as it changes trpc."""
+    tree = ast.parse((FOLDER / "_without.py").read_text(encoding="utf-8"))
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
 def gather(keys: list[str], peer_python: str | None) -> tuple[list[Contestant], dict[str, str]]:
     """The contestants that can run, in the order of ``keys``, and for each of the others the reason."""
     present, absent = [], {}
     for key in keys:
-        python = sys.executable if key in OWN else peer_python
+        python = sys.executable if _is_own(key) else peer_python
         if python is None:
             absent[key] = "a peer: add --peers"
             continue
@@ -57,7 +78,7 @@ def gather(keys: list[str], peer_python: str | None) -> tuple[list[Contestant], 
 
 
 def _introduce(key: str, python: str) -> Contestant:
-    child = Child([python, str(FOLDER / f"{key}.py"), "about"])
+    child = Child([python, *_script(key), "about"])
     try:
         about = child.hear(keys=("name", "version", "work"), patience=ABOUT_PATIENCE)
     finally:

@@ -124,6 +124,10 @@ def call(url):
     trio.run(run_client, url)
 
 
-if __name__ == "__main__":
-    about = {"name": "trpc", "version": trpc.__version__, "work": list(_protocol.WORK)}
+def run(name):
+    about = {"name": name, "version": trpc.__version__, "work": list(_protocol.WORK)}
     _protocol.run(about, serve, call)
+
+
+if __name__ == "__main__":
+    run("trpc")
