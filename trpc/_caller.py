@@ -303,11 +303,8 @@ class Caller:
         self._send_cancel(call)
         call.cancelled = True
         if self._cancel_grace > 0:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + self._cancel_grace):
-                call.task = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.SUCCEEDED)
+            await call.wait_acknowledged(self._cancel_grace)
         call.awaited = False
-        call.task = None
 
     def _abort(self, call: OutgoingCall, raise_cancel: Callable[[], Any]) -> Abort:
         """Trio asks whether the wait for the reply can be given up."""

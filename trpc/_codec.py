@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
 _unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
 
-_Packer: Final[Callable[[], Any]] = cast("Any", msgpack).Packer
+_Packer: Final[Callable[..., Any]] = cast("Any", msgpack).Packer
 
+_SMALL: Final = 1024
 # Bytes of this size are worth not to be copied.
 LARGE: Final = 64 * 1024
 _BIN32: Final = struct.Struct(">BI")
@@ -106,7 +107,8 @@ def pack(value: object, *, max_depth: int) -> bytes:
         EncodeError: the value cannot be encoded, or no receiver would accept it.
     """
     try:
-        packed = _packb(value, default=_to_builtins)
+        # Its buffer grows; at first it is not the quarter of a megabyte that it has by default.
+        packed: bytes = _Packer(default=_to_builtins, buf_size=_SMALL).pack(value)
         # Each level of nesting takes a byte, so most are cleared by their length.
         if len(packed) <= max_depth and not packed.translate(None, _NO_MAP_OR_EXTENSION):
             return packed

@@ -92,9 +92,8 @@ def metadata(**values: MetadataValue) -> Generator[None, None, None]:
         _metadata.reset(token)
 
 
-def outgoing_metadata() -> Mapping[str, MetadataValue] | None:
-    """What the next call carries."""
-    return _metadata.get()
+# What the next call carries. Without a function around it, as it is asked for each call.
+outgoing_metadata: Callable[[], Mapping[str, MetadataValue] | None] = _metadata.get
 
 
 def context_for_calls() -> contextvars.Context:

@@ -104,8 +104,9 @@ class Protocol:
         checks = self._checks
         try:
             for frame in frames:
-                check = checks.get(frame.kind)
-                if check is None or frame.flags or frame.stream or (frame.body and frame.kind in _BODILESS):
+                kind, _, body, flags, stream = frame
+                check = checks.get(kind)
+                if check is None or flags or stream or (body and kind in _BODILESS):
                     _check_form(frame, is_known=check is not None)
                 elif check(self, frame):
                     messages.append(frame)

@@ -233,6 +233,8 @@ class Reader(abc.ABC):
                     self._requests_left = 0
                 if self._requests_left <= 0 or outbox.unsent_answers > self._limits.max_unsent:
                     return None
+                if worker is not None and worker.is_spent:
+                    return None
             elif kind == _RESULT:
                 # Of a call that was made, so that there is a caller.
                 self._caller.on_reply(frame)  # type: ignore[union-attr]
