@@ -1,6 +1,6 @@
 """The caller's half of a connection: calls, one-way calls and pings on their way out.
 
-A call in flight parks its task; the connection's reader hands the reply over and wakes it. Its cancel
+A call in flight parks its task; whoever reads the connection hands the reply over and wakes it. Its cancel
 follows Trio's own protocol for operations that cannot be aborted at once: the abort function sends
 CANCEL, keeps ``raise_cancel`` and answers ``FAILED``; whatever comes first of the terminal reply, the
 grace and the end of the connection then decides what the task gets. No shield, no second task.
@@ -12,6 +12,9 @@ grace and the end of the connection then decides what the task gets. No shield, 
                            '- cancelled, frame gone: CANCEL -+-> CANCELLED, EXPIRED: Cancelled
                                                              +-> result, error: delivered, it won the race
                                                              +-> grace over, connection lost: Cancelled
+
+A call that is the only one may read the connection itself (``lead``), and then needs nobody to wake it. Its
+wait is Trio's, so that ``Cancelled`` is raised at once, and is kept while the same decision is waited for.
 """
 
 from __future__ import annotations

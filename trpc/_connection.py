@@ -1,16 +1,13 @@
-"""One peer: reads its bytes, hands them to the protocol, and the messages to the caller's or callee's half.
+"""One peer: the parts of a connection, and their common end.
 
 Tasks and who owns them::
 
     run()
-    |- outer nursery
-    |  |- _write                  writes, and closes the transport at the end; a cancel from outside does not
-    |  |                          reach it, closing the outbox ends it
-    |  '- inner nursery           everything that the peer's requests and our cancels start
-    |     |- (run itself)         reads; the end of reading ends the connection
-    |     |- _await_hello         until the peer's hello is there
-    |     |- Dispatcher._run ...  one for each call that the peer has in flight
-    |     '- Caller._enforce_grace  while cancelled calls of ours wait for their acknowledgement
+    '- nursery
+       |- (run itself)          greets the peer, then works
+       |- Workers.work ...      read, run handlers, write: as many as do something at once
+       |- Workers._retire       while workers wait for something to do
+       '- _end                  once it is over: writes what is left, and closes the transport
 
 However the connection ends (the peer closes it, breaks the protocol or breaks off; we close it; we are
 cancelled), it ends through :meth:`Connection._lose`: our calls fail, the peer's handlers are cancelled,
@@ -57,7 +54,7 @@ _FLUSH_TIME: Final = 1.0
 
 
 class Connection(Reader):
-    """Both halves of one connection, and the task that reads.
+    """Both halves of one connection, and what reads and writes for them.
 
     Args:
         transport: the bytes; closed by :meth:`run`.

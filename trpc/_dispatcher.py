@@ -1,8 +1,11 @@
 """The callee's half of a connection: what the peer has asked of this side.
 
-A request is registered before its task starts, so that a CANCEL that comes right behind it finds it, and
-it keeps its slot until its handler has ended, so that cancelling does not make room for more. Each handler
-runs in a task of its own, in the connection's nursery, under a cancel scope that has the caller's deadline.
+A request is registered before its handler begins, so that a CANCEL that comes right behind it finds it, and
+it keeps its slot until its handler has ended, so that cancelling does not make room for more.
+
+A handler begins in the task that reads, or in a worker, in a context of its own and in the scope that the
+worker has at the time, with the caller's deadline. Most end there, without having waited. For the others,
+what is left is awaited; see ``_relay``. The worker's scope is left before an error or a cancel is answered.
 """
 
 from __future__ import annotations
