@@ -12,9 +12,6 @@ grace and the end of the connection then decides what the task gets. No shield, 
                            '- cancelled, frame gone: CANCEL -+-> CANCELLED, EXPIRED: Cancelled
                                                              +-> result, error: delivered, it won the race
                                                              +-> grace over, connection lost: Cancelled
-
-A call that is the only one may read the connection itself (``lead``), and then needs nobody to wake it. Its
-wait is Trio's, so that ``Cancelled`` is raised at once, and is kept while the same decision is waited for.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ from ._pings import Pings
 from ._slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ._outbox import Outbox
     from ._outgoing import Data
@@ -56,11 +53,9 @@ class Caller:
         cancel_grace: seconds that a cancelled call waits for its terminal reply; 0: not at all.
         max_depth: nesting accepted in replies.
         max_calls: calls that this side has in flight at most, whatever the peer allows.
-        wake_reader: sees to it that the connection is being read.
 
     Attributes:
         late_replies: replies that came after their caller had given up, and were dropped.
-        lead: while nobody reads the connection: reads it, until the call that is given has a result.
     """
 
     __slots__ = (
@@ -79,10 +74,8 @@ class Caller:
         "_protocol",
         "_refusal",
         "_slots",
-        "_wake_reader",
         "_workers",
         "late_replies",
-        "lead",
     )
 
     def __init__(
@@ -94,17 +87,14 @@ class Caller:
         cancel_grace: float,
         max_depth: int,
         max_calls: int,
-        wake_reader: Callable[[], None],
     ) -> None:
         self.late_replies = 0
-        self.lead: Callable[[OutgoingCall], Coroutine[Any, Any, None]] | None = None
         self._protocol = protocol
         self._outbox = outbox
         self._workers = workers
         self._cancel_grace = cancel_grace
         self._max_depth = max_depth
         self._max_calls = max_calls
-        self._wake_reader = wake_reader
         self._in_flight: dict[int, OutgoingCall] = {}
         self._pings = Pings(protocol, outbox)
         self._slots = Slots(min(max_calls, protocol.peer.max_calls))
@@ -117,11 +107,6 @@ class Caller:
         self._lost = False
         self._refusal: Callable[[bool], Exception] | None = None
         """Once there will be no more calls: makes the error of one, from "may it have been executed?"."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is expected of the peer."""
-        return not self._in_flight and not self._pings
 
     # --- what users await ---
 
@@ -145,20 +130,8 @@ class Caller:
         except BaseException:  # nothing was sent, whatever it is
             self._slots.give_back()
             raise
-        if self.lead is not None:
-            # Nobody has to be woken then.
-            try:
-                await self.lead(call)
-            except BaseException as exc:
-                if call.result is None:
-                    await self._give_up(call)
-                # A result that won the race is delivered, as if the cancel had come a moment later; Trio
-                # raises it again at the next checkpoint. An interrupt comes only once.
-                if call.result is None or not isinstance(exc, trio.Cancelled):
-                    raise
-        else:
-            call.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
+        call.task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
         reply = call.result
         if isinstance(reply, Frame) and reply.kind == _RESULT:
             return call.value_of(reply, max_depth=self._max_depth)
@@ -177,7 +150,6 @@ class Caller:
         """Seconds for a round trip to the peer's protocol machine; no handler is involved."""
         if self._lost or self._closing:
             self._raise_if_refused()
-        self._wake_reader()
         seconds = await self._pings.ping()
         if seconds is None:
             self._raise_if_refused()
@@ -193,7 +165,9 @@ class Caller:
 
     def on_reply(self, frame: Frame) -> None:
         """A terminal reply arrived: wakes its caller, or drops it if the caller has given up."""
-        call = self._in_flight.pop(frame.id)
+        call = self._in_flight.pop(frame.id, None)
+        if call is None:  # a GOAWAY right before it has ended the call
+            return
         self._slots.give_back()
         if not call.awaited:
             self.late_replies += 1
@@ -298,16 +272,6 @@ class Caller:
                     f" {self._protocol.peer.max_message_size}; it was not sent"
                 )
             await self._hello.wait()
-
-    async def _give_up(self, call: OutgoingCall) -> None:
-        """The caller is cancelled: waits, within the grace, for what still may come in place of the cancel."""
-        if self._take_back(call):
-            return
-        self._send_cancel(call)
-        call.cancelled = True
-        if self._cancel_grace > 0:
-            await call.wait_acknowledged(self._cancel_grace)
-        call.awaited = False
 
     def _abort(self, call: OutgoingCall, raise_cancel: Callable[[], Any]) -> Abort:
         """Trio asks whether the wait for the reply can be given up."""

@@ -85,8 +85,7 @@ class Connection(Reader):
         self.opened = trio.current_time()
         protocol, workers = Protocol(limits), Workers()
         outbox = Outbox(transport, max_unsent=limits.max_unsent, workers=workers, on_error=self._lose)
-        # With methods to call, it has to be read all the time.
-        super().__init__(transport, protocol, outbox, workers, limits, callers_may_read=not table)
+        super().__init__(transport, protocol, outbox, workers, limits)
         # Here and not in run(): users may call, and ping, as soon as there is a client.
         outbox.put(protocol.opening(), control=True)
         self._closed_here = False
@@ -109,7 +108,6 @@ class Connection(Reader):
                 cancel_grace=self._cancel_grace,
                 max_depth=self._limits.max_depth,
                 max_calls=self._limits.max_calls,
-                wake_reader=self._wake_reader,
             )
         return self._caller
 
@@ -183,10 +181,7 @@ class Connection(Reader):
             return exc
 
         if self._caller is not None:
-            self._caller.lead = None
             self._caller.on_lost(error)
-        if self._leader is not None:
-            self._transport.stop_waiting()
         self._outbox.close(within=_FLUSH_TIME)
         if self._workers.nursery is not None:
             self._begin_end(self._workers.nursery)

@@ -202,8 +202,7 @@ class Dispatcher:
             return self._complete(call, worker, resume(coroutine, yielded, context))
         if method.waits:
             method.waits -= 1
-        if call.deadline != math.inf:
-            worker.leave_call()
+        self._leave(call, worker)
         return None
 
     @trio.lowlevel.enable_ki_protection
@@ -215,10 +214,15 @@ class Dispatcher:
             del self._calls[call.id]
         if not call.one_way:
             self._finish(call, value)
+        worker.call = None
+        self._leave(call, worker)
+
+    def _leave(self, call: IncomingCall, worker: Worker) -> None:
+        """The worker is done with a call that has ended by itself."""
         if call.cancelled or call.deadline != math.inf:
-            worker.leave_call()
-        else:
-            worker.call = None
+            worker.reset_scope()
+        if call.method.method.is_async:
+            worker.check_scope(call)
 
     def _reject(self, call_id: int, error: RPCError, *, one_way: bool) -> None:
         """The handler does not run."""
@@ -260,6 +264,15 @@ class Dispatcher:
         else:
             error = DeadlineExceeded(f"{call.method.name} ran for {self._limits.max_call_time} s, the server's limit")
             self._reply(Kind.ERROR, call.id, encode_status(error))
+
+    def report_open_scope(self, call: IncomingCall) -> None:
+        """The handler has not left a cancel scope that it had entered; others were kept out of it."""
+        handler_logger.error(
+            "%s for %s has left a cancel scope open, as happens if an async generator is not read to its end and not"
+            " closed (contextlib.aclosing does that)",
+            call.method.name,
+            self.peer,
+        )
 
     def finish_raised(self, call: IncomingCall, exc: BaseException) -> None:
         """The handler has raised. Raises what must not stay with the call."""

@@ -33,6 +33,10 @@ class Owner(Protocol):
         """The handler has ended by the cancel of its scope."""
         ...
 
+    def report_open_scope(self, call: IncomingCall) -> None:
+        """The handler has not left a cancel scope that it had entered."""
+        ...
+
     def finish_raised(self, call: IncomingCall, exc: BaseException) -> None:
         """The handler has raised. Raises what must not stay with the call."""
         ...
@@ -93,6 +97,9 @@ class IncomingCall:
 
     def on_cancelled(self) -> None:
         self.owner.finish_cancelled(self)
+
+    def on_scope_left_open(self) -> None:
+        self.owner.report_open_scope(self)
 
     def on_raised(self, exc: BaseException) -> None:
         self.owner.finish_raised(self, exc)

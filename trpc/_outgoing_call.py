@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from trio.lowlevel import Abort
 
 from . import _codec
 from ._context import outgoing_metadata
@@ -85,19 +84,6 @@ class OutgoingCall(Outgoing):
                 except _codec.EncodeError as reason:
                     raise InvalidArguments(f"{self.method}: argument {name} cannot be sent: {reason}") from reason
             raise InvalidArguments(f"{self.method}: the request cannot be sent: {exc}") from exc
-
-    async def wait_acknowledged(self, seconds: float) -> None:
-        """Waits for the terminal reply of a cancelled call, in its own task, which nothing but an interrupt ends."""
-
-        def abort(_: object) -> Abort:
-            # Here and not behind the wait: a reply in the same pass must not wake the task once more.
-            self.awaited = False
-            self.task = None
-            return Abort.SUCCEEDED
-
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
-            self.task = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(abort)
 
     def value_of(self, reply: Frame, *, max_depth: int) -> Any:
         """What the caller gets from a RESULT whose values are nested no deeper than that."""

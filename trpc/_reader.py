@@ -1,16 +1,12 @@
 """Reading one connection: which task reads, what it takes at a time, and to whom each message goes.
 
-One task at a time reads. Which one, is passed on::
+One task at a time reads, and runs the handlers of the requests that it finds. When one of them has to wait,
+the reading is passed on, with the messages that are not handled yet::
 
-    on a side that serves       worker 1 reads, runs handlers ... one waits
-                                worker 2 reads on           worker 1 goes on with its handler
+    worker 1   reads, runs handlers ... one waits     goes on with its handler     is idle
+    worker 2                            '- reads, runs handlers ...
 
-    on a side that only calls   the connection's own task reads; when no call is in flight, it stands by
-                                a caller reads for itself until its result is there
-                                a caller that leaves others behind, or a while without calls: the own task reads
-
-So a handler that does not wait needs no task, and a caller that is alone needs nobody to wake it. That is a
-third and a quarter of the time of a small call; docs/performance.md has the figures.
+So a handler that does not wait needs no task of its own. docs/performance.md says what that saves.
 """
 
 from __future__ import annotations
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
     from ._frames import Frame
     from ._limits import Limits
     from ._outbox import Outbox
-    from ._outgoing_call import OutgoingCall
     from ._protocol import Protocol
     from ._transport import Transport
     from ._workers import Worker, Workers
@@ -41,10 +36,6 @@ if TYPE_CHECKING:
 # so many seconds. Replies leave as often, so that the peer can work on them meanwhile.
 _MAX_REQUESTS: Final = 32
 _MAX_TIME: Final = 0.001
-
-# Seconds without a call after which the client's own task reads again; until then callers read for
-# themselves. Also how much later it may see a ping, or the end of the connection.
-_LEAD_TIME: Final = 0.02
 
 BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 # Of the enum, each would be an attribute to look up, and these are needed for every message.
@@ -58,22 +49,17 @@ class Reader(abc.ABC):
     Args:
         transport: the bytes.
         protocol, outbox, workers, limits: those of the connection.
-        callers_may_read: whether this side only calls, so that it need not be read all the time.
     """
 
     __slots__ = (
         "_caller",
-        "_callers_may_read",
         "_dispatcher",
         "_frames",
-        "_leader",
-        "_leader_is_patient",
         "_limits",
         "_lost",
         "_outbox",
         "_protocol",
         "_requests_left",
-        "_standby",
         "_transport",
         "_workers",
     )
@@ -89,8 +75,6 @@ class Reader(abc.ABC):
         outbox: Outbox,
         workers: Workers,
         limits: Limits,
-        *,
-        callers_may_read: bool,
     ) -> None:
         self._transport = transport
         self._protocol = protocol
@@ -102,12 +86,6 @@ class Reader(abc.ABC):
         """Received, and not handled yet."""
         self._requests_left = _MAX_REQUESTS
         """How many more may be handled before others get their turn."""
-        self._callers_may_read = callers_may_read and transport.anyone_may_read
-        self._leader: OutgoingCall | None = None
-        self._leader_is_patient = False
-        """Whether its call is a long one, so that the reader does not look after it."""
-        self._standby: trio.lowlevel.Task | None = None
-        """The reader, while it leaves the reading to callers."""
 
     @property
     @abc.abstractmethod
@@ -161,8 +139,6 @@ class Reader(abc.ABC):
                 self._requests_left = _MAX_REQUESTS
                 await trio.lowlevel.checkpoint()
             elif self._frames is _NO_FRAMES:
-                if self._callers_may_read and self.caller.is_idle:
-                    await self._stand_by()
                 self._requests_left = _MAX_REQUESTS
                 # Not in a function of its own, which would be one more to go through when the task is resumed.
                 try:
@@ -262,56 +238,3 @@ class Reader(abc.ABC):
             case _:
                 if self._caller is not None:
                     self._caller.on_goaway(frame)
-
-    # --- callers that read ---
-
-    async def _stand_by(self) -> None:
-        """Leaves the reading to callers, until one of them leaves others behind, or there are none for a while."""
-        self.caller.lead = self._lead
-        while True:
-            leader, sent = self._leader, self._protocol.last_sent
-            with trio.move_on_after(math.inf if self._leader_is_patient else _LEAD_TIME):
-                self._standby = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(self._abort_stand_by)
-                return
-            if self._leader is None and (self._protocol.last_sent == sent or not self.caller.is_idle):
-                self.caller.lead = None
-                return
-            # A call that takes its time: it wakes this task when it is through.
-            self._leader_is_patient = self._leader is not None and self._leader is leader
-
-    def _abort_stand_by(self, _: object) -> trio.lowlevel.Abort:
-        self._standby = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def _wake_reader(self) -> None:
-        """Sees to it that the connection is being read, although nobody may make a call."""
-        if self._standby is not None and self._leader is None:
-            self.caller.lead = None
-            trio.lowlevel.reschedule(self._standby)
-            self._standby = None
-
-    async def _lead(self, call: OutgoingCall) -> None:
-        """Reads in the task of a caller until its call has a result, or the connection is over.
-
-        Cancelled, or when others still wait for theirs: the reader goes on.
-        """
-        self.caller.lead = None
-        self._leader = call
-        try:
-            while call.result is None and not self._lost:
-                if self._frames is _NO_FRAMES:
-                    try:
-                        await self._transport.wait_readable()
-                    except BROKEN as exc:
-                        self._lose(exc)
-                    self._receive()
-                self._handle(None)
-                self._outbox.flush()
-        finally:
-            self._leader = None
-            if self._frames is not _NO_FRAMES or self._leader_is_patient or not self.caller.is_idle:
-                self._leader_is_patient = False
-                self._wake_reader()
-            elif not self._lost:
-                self.caller.lead = self._lead

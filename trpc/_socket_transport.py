@@ -38,8 +38,6 @@ class SocketTransport:
 
     __slots__ = ("_fd", "_stream", "address")
 
-    anyone_may_read = True
-
     def __init__(self, stream: trio.SocketStream, address: str) -> None:
         self.address = address
         self._stream = stream
@@ -73,10 +71,6 @@ class SocketTransport:
             raise self._error(exc) from exc
         return size
 
-    def stop_waiting(self) -> None:
-        if self._fd >= 0:
-            trio.lowlevel.notify_closing(self._fd)
-
     def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:
         try:
             return os.write(self._fd, chunks[0]) if len(chunks) == 1 else os.writev(self._fd, chunks)
@@ -87,9 +81,7 @@ class SocketTransport:
 
     async def send(self, chunks: Sequence[bytes | memoryview]) -> None:
         while chunks := without_first(chunks, self.send_nowait(chunks)):
-            # stop_waiting() was meant for the other direction.
-            with contextlib.suppress(trio.ClosedResourceError):
-                await trio.lowlevel.wait_writable(self._fd)
+            await trio.lowlevel.wait_writable(self._fd)
 
     async def send_eof(self) -> bool:
         await trio.lowlevel.checkpoint()

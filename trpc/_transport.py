@@ -24,15 +24,12 @@ class Transport(Protocol):
     address: str
     """Where the peer is, for people to read."""
 
-    anyone_may_read: bool
-    """Whether a cancelled :meth:`wait_readable` loses nothing and breaks nothing, so that any task may wait in it."""
-
     def wait_readable(self) -> Coroutine[Any, Any, None]:
         """To be awaited: waits until :meth:`receive_nowait` is likely to have something to give.
 
         Raises:
             trio.BrokenResourceError: the stream is broken.
-            trio.ClosedResourceError: it is closed, or :meth:`stop_waiting` was called.
+            trio.ClosedResourceError: it is closed.
         """
         ...
 
@@ -46,10 +43,6 @@ class Transport(Protocol):
 
     def receive_into(self, room: memoryview) -> int | None:
         """The same into a buffer: how many there were."""
-        ...
-
-    def stop_waiting(self) -> None:
-        """Wakes the task that waits in :meth:`wait_readable` with a ``trio.ClosedResourceError``."""
         ...
 
     def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:
@@ -82,9 +75,6 @@ class StreamTransport:
 
     __slots__ = ("_data", "_stream", "address")
 
-    # The stream may have to write while it reads, as TLS has.
-    anyone_may_read = False
-
     def __init__(self, stream: trio.abc.Stream, address: str) -> None:
         self.address = address
         self._stream = stream
@@ -108,9 +98,6 @@ class StreamTransport:
         room[:size] = data[:size]
         self._data = data[size:] or None
         return size
-
-    def stop_waiting(self) -> None:
-        """Never needed: only the connection's own tasks read, and these are cancelled."""
 
     def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:  # noqa: ARG002 - a stream has only send_all()
         return 0

@@ -31,6 +31,10 @@ class ScopedCall(Protocol):
         """It has raised; no ``Cancelled`` of the scope's own is in it any more. Raises what must not stay here."""
         ...
 
+    def on_scope_left_open(self) -> None:
+        """It has ended, and has not left a cancel scope that it had entered."""
+        ...
+
 
 class Worker:
     """One task of a connection.
@@ -38,23 +42,36 @@ class Worker:
     Attributes:
         scope: what :attr:`call` runs in; cancelled for that call only.
         call: told how it ended, if it did not end by itself.
-        is_spent: whether the scope was cancelled, so that it is good for no other call.
+        deadline: in effect inside of the scope, which has none of its own but for a call.
+        is_spent: whether the scope was cancelled, or is not the innermost any more: it is good for no other call.
+        suspect: the call that is likely to have left another scope open inside of it.
         job: what to do next, for a worker that waits.
     """
 
-    __slots__ = ("call", "is_spent", "job", "scope")
+    __slots__ = ("call", "deadline", "is_spent", "job", "scope", "suspect")
 
     def __init__(self) -> None:
         self.scope: trio.CancelScope
         self.call: ScopedCall | None = None
+        self.deadline = math.inf
         self.is_spent = False
+        self.suspect: ScopedCall | None = None
         self.job: Job | None = None
 
-    def leave_call(self) -> None:
-        """The call has ended by itself. If its scope was cancelled, that came too late for it."""
-        self.call = None
+    def reset_scope(self) -> None:
+        """A call that was cancelled, or had a deadline, has ended by itself: what came too late is not for the next."""
         self.is_spent = self.scope.cancel_called
         self.scope.deadline = math.inf
+
+    def check_scope(self, call: ScopedCall) -> None:
+        """Sees to it that a scope which a handler has not left has no effect on the next call.
+
+        That is what becomes of a ``with trio.move_on_after`` in an async generator that is not read to its end.
+        Without a deadline it is not seen, and does no harm unless somebody cancels it.
+        """
+        if trio.current_effective_deadline() != self.deadline:
+            self.is_spent = True
+            self.suspect = call
 
 
 Job = Callable[[Worker], Coroutine[Any, Any, None]]
@@ -97,6 +114,8 @@ class Workers:
             try:
                 with trio.CancelScope() as worker.scope:
                     worker.is_spent = False
+                    worker.suspect = None
+                    worker.deadline = trio.current_effective_deadline()
                     while True:
                         await job(worker)
                         if worker.is_spent:
@@ -107,9 +126,12 @@ class Workers:
             except trio.Cancelled:  # the connection ends
                 raise
             except BaseException as exc:
-                if worker.call is None:
+                if worker.call is not None:
+                    worker.call.on_raised(exc)
+                elif worker.suspect is not None and isinstance(exc, RuntimeError):
+                    worker.suspect.on_scope_left_open()
+                else:
                     raise
-                worker.call.on_raised(exc)
             else:
                 if worker.scope.cancelled_caught and worker.call is not None:
                     worker.call.on_cancelled()

@@ -38,16 +38,6 @@ def workers():
     Workers.run = lambda self, job: self.nursery.start_soon(work, self, job)
 
 
-def reading_callers():
-    """The connection's own task always reads, and wakes the caller."""
-    init = Reader.__init__
-
-    def without(self, *args, callers_may_read, **kwargs):
-        init(self, *args, callers_may_read=False, **kwargs)
-
-    Reader.__init__ = without
-
-
 def writing_at_once():
     """A frame is always written by a task of its own, in the next pass of the event loop."""
     put = Outbox._put
@@ -74,7 +64,7 @@ def pieces():
 
 def all_of_them():
     """The sum."""
-    for technique in (workers, reading_callers, writing_at_once, own_socket, turns, pieces):
+    for technique in (workers, writing_at_once, own_socket, turns, pieces):
         technique()
 
 
@@ -83,7 +73,6 @@ TECHNIQUES = {
     for technique in (
         relay,
         workers,
-        reading_callers,
         writing_at_once,
         own_socket,
         turns,
