@@ -73,7 +73,9 @@ class Caller:
         "_pings",
         "_protocol",
         "_refusal",
+        "_sent",
         "_slots",
+        "_woken",
         "_workers",
         "late_replies",
     )
@@ -102,6 +104,9 @@ class Caller:
         # Calls that wait for their acknowledgement, and until when; the first one's time is over first.
         self._cancelled: OrderedDict[OutgoingCall, float] = OrderedDict()
         self._enforces_grace = False
+        # Requests since the last replies, and how many replies these were.
+        self._sent = 0
+        self._woken = 0
         self._idle = trio.Event()
         self._closing = False
         self._lost = False
@@ -141,7 +146,7 @@ class Caller:
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
         """Sends a one-way call and waits until the transport has taken it."""
         body, _ = await self._prepare(OutgoingCall(method, None), args, kwargs, one_way=True)
-        frame = self._outbox.put(self._protocol.notify(body), alone=not self._in_flight)
+        frame = self._outbox.put(self._protocol.notify(body), alone=self._is_alone())
         if not await self._outbox.wait_written(frame):
             self._raise_if_refused(maybe_executed=not self._outbox.discard(frame))
 
@@ -169,6 +174,9 @@ class Caller:
         if call is None:  # a GOAWAY right before it has ended the call
             return
         self._slots.give_back()
+        if self._sent:
+            self._sent = self._woken = 0
+        self._woken += 1
         if not call.awaited:
             self.late_replies += 1
         elif not call.cancelled:
@@ -234,9 +242,18 @@ class Caller:
             return False
         call.deadline = deadline
         call.id, data = self._protocol.request(body)
-        outbox.put(data, call, alone=not self._in_flight)
+        outbox.put(data, call, alone=self._is_alone())
         self._in_flight[call.id] = call
         return True
+
+    def _is_alone(self) -> bool:
+        """Whether the request that is about to be sent is likely to be the only one in this pass of the event loop.
+
+        The callers whose replies were read together are about to call again together; and who calls for the
+        second time without a reply in between is one of many that begin.
+        """
+        self._sent += 1
+        return self._sent == 1 and self._woken <= 1
 
     async def _send_when_possible(
         self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
@@ -244,7 +261,7 @@ class Caller:
         """Queues the request. Nothing was sent if this raises."""
         body, call.deadline = await self._prepare(call, args, kwargs)
         call.id, data = self._protocol.request(body)
-        self._outbox.put(data, call, alone=not self._in_flight)
+        self._outbox.put(data, call, alone=self._is_alone())
         self._in_flight[call.id] = call
 
     async def _prepare(

@@ -195,8 +195,6 @@ class Connection(Reader):
         """Writes what is queued, and closes the transport; it does not wait for the handlers. All of it is bounded."""
         with trio.CancelScope(shield=True):
             try:
-                # Where the end came in the middle of handling what was read.
-                self._outbox.flush()
                 await self._outbox.finish()
                 if self._closed_here:
                     await self._linger()

@@ -69,6 +69,7 @@ class Dispatcher:
     """
 
     __slots__ = (
+        "_answers",
         "_calls",
         "_clock",
         "_context",
@@ -102,6 +103,8 @@ class Dispatcher:
         self._limits = limits
         self._send_tracebacks = send_tracebacks
         self._calls: dict[int, IncomingCall] = {}
+        self._answers = 0
+        """Since the last request: where there was one, more are likely to be ready in the same pass."""
         self._context = context_for_calls()
         # Not trio.current_time(), which looks for it anew, for each request.
         self._clock = trio.lowlevel.current_clock()
@@ -126,6 +129,7 @@ class Dispatcher:
         """
         one_way = frame.kind == _NOTIFY
         call_id = frame.id
+        self._answers = 0
         calls = self._calls
         self.now = now = self._clock.current_time()
         try:
@@ -250,8 +254,8 @@ class Dispatcher:
         if (len(body) if isinstance(body, bytes) else size_of(body)) > peer.max_message_size:
             self._reply(_RESULT, call.id, body)
         else:
-            # With others in flight, more replies are likely to be ready in a moment.
-            self._outbox.answer(self._protocol.reply(_RESULT, call.id, body), alone=len(self._calls) <= 1)
+            self._answers += 1
+            self._outbox.answer(self._protocol.reply(_RESULT, call.id, body), alone=self._answers == 1)
 
     def finish_cancelled(self, call: IncomingCall) -> None:
         """The handler has ended by the cancel of its scope."""
@@ -329,7 +333,8 @@ class Dispatcher:
         if size > limit and (kind == _RESULT or size > ALWAYS_ACCEPTED):
             error = MessageTooLarge(f"the reply has {size} bytes, and the caller accepts {limit}")
             kind, body = Kind.ERROR, encode_status(error)
-        self._outbox.answer(self._protocol.reply(kind, call_id, body), alone=len(self._calls) <= 1)
+        self._answers += 1
+        self._outbox.answer(self._protocol.reply(kind, call_id, body), alone=self._answers == 1)
 
 
 class _ArgumentsError(Exception):

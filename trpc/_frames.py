@@ -176,15 +176,15 @@ class FrameReader:
         size = self._filled or len(self._buffer)
         if size == len(self._buffer):
             # It grows with what has arrived: nothing is allocated for what is only announced.
-            self._buffer += _ZEROS[: min(self.missing, 3 * size)]
+            self._buffer += _ZEROS[: min(self.missing, max(_COPIED, 3 * size))]
         self._filled = size
         return memoryview(self._buffer)[size:]
 
-    def fill(self, size: int) -> list[Frame]:
+    def fill(self, size: int, *, only_one: bool = False) -> list[Frame]:
         """So many bytes are in the room now. Otherwise as :meth:`feed`."""
         self._filled += size
         self.missing -= size
-        return [] if self.missing else self.feed(b"")
+        return [] if self.missing else self.feed(b"", only_one=only_one)
 
     def _refuse_length(self, length: int) -> NoReturn:
         if length < HEADER_SIZE:

@@ -75,8 +75,9 @@ class Protocol:
 
     def receive_filled(self, size: int) -> list[Frame]:
         """So many bytes are in the room now. Otherwise as :meth:`receive`."""
-        frames = self.frames.fill(size)
-        return self._accept(frames) if frames else frames
+        if self.peer_is_known:
+            return self._accept(self.frames.fill(size))
+        return self._accept_hello(self.frames.fill(size, only_one=True))
 
     def receive(self, data: bytes | bytearray) -> list[Frame]:
         """Takes bytes, gives the messages that they complete, in order.
@@ -89,10 +90,12 @@ class Protocol:
         """
         if self.peer_is_known:
             return self._accept(self.frames.feed(data))
-        # What is behind the hello is read by the limits for a peer that is known.
-        frames = self.frames.feed(data, only_one=True)
+        return self._accept_hello(self.frames.feed(data, only_one=True))
+
+    def _accept_hello(self, frames: list[Frame]) -> list[Frame]:
         if frames:
             self._receive_hello(frames[0])
+            # What is behind the hello is read by the limits for a peer that is known.
             try:
                 frames += self._accept(self.frames.feed(b""))
             except ProtocolError as exc:
