@@ -125,20 +125,28 @@ def pack_scattered(value: object, *, max_depth: int) -> Data:
     if max_depth < _FLAT_DEPTH or not _is_flat(value):
         return pack(value, max_depth=max_depth)
     pieces: list[bytes] = []
-    _scatter(value, pieces)
-    return tuple(pieces)
+    small = bytearray()
+    for piece in _scatter(value):
+        if len(piece) < LARGE:
+            small += piece
+        else:
+            pieces += [bytes(small), piece]
+            small = bytearray()
+    return (*pieces, bytes(small)) if small else tuple(pieces)
 
 
-def _scatter(value: Any, pieces: list[bytes]) -> None:
+def _scatter(value: Any) -> Iterator[bytes]:
+    """The bytes of a flat value, with large ``bytes`` as pieces of their own."""
     if type(value) is bytes and len(value) >= LARGE:
-        pieces += [_BIN32.pack(0xC6, len(value)), value]
+        yield _BIN32.pack(0xC6, len(value))
+        yield value
     elif type(value) in _SEQUENCES:
-        pieces.append(_Packer().pack_array_header(len(value)))
+        yield _Packer().pack_array_header(len(value))
         for item in value:
-            _scatter(item, pieces)
+            yield from _scatter(item)
     else:
         try:
-            pieces.append(_packb(value))
+            yield _packb(value)
         except Exception as exc:
             raise EncodeError(_reason(exc)) from exc
 

@@ -171,6 +171,8 @@ class Outbox:
             self.unsent -= len(data)
             self.unsent_answers -= len(data)
             self._put(data, data, len(data), control=False, alone=True)
+            if self._room is not None or self._answered is not None:
+                self._settle((), _WRITTEN)
         elif frames or self._control:
             self._write_nowait()
             self._need_writer()
@@ -323,8 +325,8 @@ class Outbox:
                 self._settle(self._batch, _WRITTEN)
                 self._batch = ()
         except _BROKEN as exc:
-            self._on_error(exc)
             self._give_up()
+            self._on_error(exc)
         except BaseException:
             self._give_up()
             raise

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # What one read takes: some thousand small messages.
 _RECEIVE_SIZE: Final = 64 * 1024
+# What one system call takes; all systems take so many.
+_MAX_CHUNKS: Final = 1024
+
 # What the kernel holds that has not been sent, until it takes more. Trio's 16 KiB lets large messages leave in
 # small pieces with a pass of the event loop for each; without a bound, control frames would wait behind megabytes.
 _NOTSENT: Final = 256 * 1024
@@ -73,7 +76,7 @@ class SocketTransport:
 
     def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:
         try:
-            return os.write(self._fd, chunks[0]) if len(chunks) == 1 else os.writev(self._fd, chunks)
+            return os.write(self._fd, chunks[0]) if len(chunks) == 1 else os.writev(self._fd, chunks[:_MAX_CHUNKS])
         except BlockingIOError:
             return 0
         except OSError as exc:

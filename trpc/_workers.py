@@ -9,11 +9,15 @@ Workers that have waited for long end, so that a connection is small again some 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 import trio
+
+# As for what handlers raise.
+logger = logging.getLogger("trpc.handler")
 
 # Seconds between two looks for workers that waited all the time. Long enough for somebody who calls every
 # now and then, short enough that idle connections do not hold memory.
@@ -67,7 +71,8 @@ class Worker:
         """Sees to it that a scope which a handler has not left has no effect on the next call.
 
         That is what becomes of a ``with trio.move_on_after`` in an async generator that is not read to its end.
-        Without a deadline it is not seen, and does no harm unless somebody cancels it.
+        Without a deadline it is seen only when the worker leaves its own scope, and does no harm until then, unless
+        somebody cancels it.
         """
         if trio.current_effective_deadline() != self.deadline:
             self.is_spent = True
@@ -110,35 +115,36 @@ class Workers:
     async def work(self, job: Job) -> None:  # noqa: C901 - all ways in which a job ends
         """A worker's life: the job that it is started for, and those that follow."""
         worker = Worker()
-        while True:
+        next_job: Job | None = job
+        while next_job is not None:
+            leaves = False
             try:
                 with trio.CancelScope() as worker.scope:
                     worker.is_spent = False
                     worker.suspect = None
                     worker.deadline = trio.current_effective_deadline()
-                    while True:
-                        await job(worker)
+                    while next_job is not None:
+                        await next_job(worker)
                         if worker.is_spent:
                             break
-                        if (next_job := await self._next_job(worker)) is None:
-                            return
-                        job = next_job
+                        next_job = await self._next_job(worker)
+                    leaves = True
             except trio.Cancelled:  # the connection ends
                 raise
             except BaseException as exc:
                 if worker.call is not None:
                     worker.call.on_raised(exc)
-                elif worker.suspect is not None and isinstance(exc, RuntimeError):
+                elif not leaves:
+                    raise
+                elif worker.suspect is not None:
                     worker.suspect.on_scope_left_open()
                 else:
-                    raise
+                    logger.exception("a handler has left a cancel scope open")
             else:
                 if worker.scope.cancelled_caught and worker.call is not None:
                     worker.call.on_cancelled()
             worker.call = None
-            if (next_job := await self._next_job(worker)) is None:
-                return
-            job = next_job
+            next_job = next_job and await self._next_job(worker)
 
     async def _next_job(self, worker: Worker) -> Job | None:
         """Waits for one; None: this worker is not needed any more."""
