@@ -53,6 +53,21 @@ def filled(reader, data):
     yield from fed(reader, data)
 
 
+def frames_of(reader, pieces, feed=fed):
+    """The frames that the pieces give to a frame reader or a protocol, and the error behind them, or None."""
+    frames = []
+    try:
+        for piece in pieces:
+            for step in feed(reader, piece):
+                frames += step
+                # With frames before it, it is not raised, so that these are not lost.
+                if reader.error is not None:
+                    return frames, reader.error
+    except trpc.ProtocolError as exc:
+        return frames, exc
+    return frames, None
+
+
 class RawPeer:
     """The other end of a connection, frame by frame, with nothing of the library's logic in between."""
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 from conformance.annotate import MAGIC, read, tag, untag
+from support import frames_of, joined
 
 import trpc
 from trpc import _codec, _exceptions
@@ -70,8 +71,9 @@ def test_message_decodes(vector, cut):
     elif vector["sender"] == "callee":
         while protocol.request(b"")[0] < vector["id"]:
             pass
-    list(protocol.receive(before))
-    frames = [frame for piece in cut(data_of(vector["hex"])) for frame in protocol.receive(piece)]
+    protocol.receive(before)
+    frames, error = frames_of(protocol, cut(data_of(vector["hex"])))
+    assert error is None
     assert len(frames) == 1
     (frame,) = frames
     assert (frame.kind, frame.flags, frame.stream, frame.id) == (
@@ -97,7 +99,7 @@ def test_message_encodes(vector):
 @pytest.mark.parametrize("vector", cases("messages", "ignored"))
 def test_ignorable_message_is_skipped(vector, cut):
     protocol = opened()
-    assert [f for piece in cut(data_of(vector["hex"])) for f in protocol.receive(piece)] == []
+    assert frames_of(protocol, cut(data_of(vector["hex"]))) == ([], None)
     protocol.receive_eof()
 
 
@@ -365,7 +367,8 @@ def test_session(vector, cut):
         if "send" in step:
             assert do(protocol, step) == data_of(step["hex"])
         elif "receive" in step:
-            frames = [f for piece in cut(data_of(step["receive"])) for f in protocol.receive(piece)]
+            frames, error = frames_of(protocol, cut(data_of(step["receive"])))
+            assert error is None
             assert as_messages(frames) == step["messages"]
         elif step["eof"] == "end":
             protocol.receive_eof()
@@ -385,7 +388,8 @@ def test_session_from_the_other_side(vector, cut):
     protocol = Protocol(LIMITS)
     for step in vector["steps"]:
         if "send" in step:
-            frames = [f for piece in cut(data_of(step["hex"])) for f in protocol.receive(piece)]
+            frames, error = frames_of(protocol, cut(data_of(step["hex"])))
+            assert error is None
             # A cancel that crosses the reply is the one message that may have no effect.
             if step["send"] not in {"opening", "cancel"}:
                 assert [(f.kind, f.id) for f in frames] == [(Kind[step["kind"]], step["id"])]
@@ -413,13 +417,8 @@ def prepared(protocol: Protocol, before: list[str]) -> None:
 def test_refused(vector, cut):
     protocol = Protocol(LIMITS)
     prepared(protocol, vector["before"])
-    frames = []
-    with pytest.raises(ProtocolError):
-        for piece in cut(data_of(vector["hex"])):
-            frames += protocol.receive(piece)
-            # With messages before it, the error is not raised, so that these are not lost.
-            if protocol.error is not None:
-                raise protocol.error
+    frames, error = frames_of(protocol, cut(data_of(vector["hex"])))
+    assert isinstance(error, ProtocolError)
     assert [{"kind": Kind(f.kind).name, "id": f.id} for f in frames] == vector["messages"]
 
 

@@ -1,12 +1,15 @@
-"""Bytes, however they are cut: the same messages, the same error, and never an error of another kind."""
+"""Bytes, however they are cut and taken: the same messages, the same error, and never an error of another kind."""
 
+import functools
 import re
+from unittest import mock
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
+from support import fed, filled, frames_of
 
-from trpc import Limits, ProtocolError
+from trpc import Limits, ProtocolError, _frames
 from trpc._frames import PREAMBLE, FrameReader, encode_frame
 from trpc._messages import Hello, Kind, encode_request
 from trpc._protocol import Protocol
@@ -89,30 +92,43 @@ def what_happened(error):
     return re.sub(r"(the peer does not speak trpc).*", r"\1", f"{type(error).__name__}: {error}")
 
 
-def run_protocol(pieces):
+def run_protocol(pieces, feed=fed):
     """All events that the pieces give, and the error that ends them; anything but a ProtocolError is raised."""
     protocol = Protocol(LIMITS)
     for _ in range(3):
         protocol.request(b"")
     protocol.ping()
-    events = []
-    try:
-        for piece in pieces:
-            for frame in protocol.receive(piece):
-                events.append(frame)  # noqa: PERF402 - what came before the error counts
-        protocol.receive_eof()
-    except ProtocolError as exc:
-        return events, what_happened(exc)
-    return events, (protocol.peer, protocol.last_request)
+    events, error = frames_of(protocol, pieces, feed)
+    if error is None:
+        try:
+            protocol.receive_eof()
+        except ProtocolError as exc:
+            error = exc
+    return events, what_happened(error) if error else (protocol.peer, protocol.last_request)
 
 
-def run_frames(pieces):
+def run_frames(pieces, feed=fed):
+    reader = FrameReader(max_body=1000)
+    frames, error = frames_of(reader, pieces, feed)
+    if error is not None:
+        # It is the end: nothing is read any more, and it is always the same.
+        for data in (b"", encode_frame(1, 1)):
+            with pytest.raises(ProtocolError) as caught:
+                reader.feed(data)
+            assert caught.value is error
+    return frames, what_happened(error) if error else reader.inside_frame
+
+
+def run_one_by_one(pieces):
+    """As run_frames, but the frames of a piece are taken one at a time, as a protocol does at first."""
     reader = FrameReader(max_body=1000)
     frames = []
     try:
         for piece in pieces:
-            for frame in reader.feed(piece):
-                frames.append(frame)  # noqa: PERF402 - what came before the error counts
+            one = reader.feed(piece, only_one=True)
+            while one:
+                frames += one
+                one = reader.feed(b"", only_one=True)
     except ProtocolError as exc:
         return frames, what_happened(exc)
     return frames, reader.inside_frame
@@ -126,6 +142,53 @@ def test_cuts_make_no_difference(run, data, cuts):
     assert run(one_by_one(data)) == whole
     assert run(cuts_of(data, cuts)) == whole
     assert run([bytearray(data)]) == whole
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=400)
+@given(data=any_bytes, cuts=st.lists(st.integers(0, 10_000), max_size=12))
+def test_frames_that_are_taken_one_at_a_time_are_the_same(data, cuts):
+    whole = run_frames([data])
+    assert run_one_by_one([data]) == whole
+    assert run_one_by_one(one_by_one(data)) == whole
+    assert run_one_by_one(cuts_of(data, cuts)) == whole
+
+
+@pytest.mark.parametrize("large", [0, 3, 15, 40])
+@pytest.mark.parametrize("run", [run_frames, run_protocol])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
+@given(data=any_bytes, cuts=st.lists(st.integers(0, 10_000), max_size=12))
+def test_the_room_of_large_frames_makes_no_difference(run, large, data, cuts):
+    whole = run([data])
+    # So that there are large frames, which have a room, among few bytes.
+    with mock.patch.object(_frames, "_COPIED", large):
+        for feed in (fed, filled, functools.partial(by_turns, [])):
+            assert run([data], feed) == whole
+            assert run(one_by_one(data), feed) == whole
+            assert run(cuts_of(data, cuts), feed) == whole
+            assert run(map(bytearray, cuts_of(data, cuts)), feed) == whole
+
+
+def by_turns(turns, reader, data):
+    """One piece goes into the room, and the next does not."""
+    turns.append(None)
+    return filled(reader, data) if len(turns) % 2 else fed(reader, data)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 1000, 65_523, 65_524, 65_525, 65_536, 65_537, 200_000]), max_size=6),
+    cuts=st.lists(st.integers(0, 2**20), max_size=12),
+)
+def test_real_large_frames_make_no_difference(sizes, cuts):
+    bodies = [bytes([i + 1]) * size for i, size in enumerate(sizes)]
+    data = PREAMBLE + b"".join(encode_frame(1, i, body) for i, body in enumerate(bodies))
+    for feed in (fed, filled):
+        reader = FrameReader(max_body=200_000)
+        frames, error = frames_of(reader, cuts_of(data, cuts), feed)
+        assert error is None
+        # Compared when all of it is there: what came later has not changed what came before.
+        assert [frame.body for frame in frames] == bodies
+        assert not reader.inside_frame
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)

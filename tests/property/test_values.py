@@ -6,15 +6,26 @@ import decimal
 import enum
 import math
 import uuid
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import hypothesis.strategies as st
 import msgpack
 import pytest
 from hypothesis import HealthCheck, example, given, settings
+from support import joined
 
 from trpc import InvalidArguments, ProtocolError
-from trpc._codec import DecodeError, EncodeError, convert, pack, unpack, with_text_keys
+from trpc._codec import (
+    LARGE,
+    DecodeError,
+    EncodeError,
+    convert,
+    converter,
+    pack,
+    pack_scattered,
+    unpack,
+    with_text_keys,
+)
 from trpc._messages import MAX_TIME_LEFT, Hello, Request, decode_request, encode_request
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -181,6 +192,96 @@ def test_values_of_a_hint_come_back_as_that_type(hint, values, data):
     result = convert(unpack(pack(with_text_keys(value), max_depth=64), max_depth=64), hint)
     assert result == value
     assert type(result) is type(value)
+
+
+# --- the faster ways ---
+
+
+@dataclasses.dataclass
+class Item:
+    name: str
+    price: float = 0.0
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+class Entry(TypedDict):
+    name: str
+    price: float
+
+
+CONVERTER_HINTS = [
+    *(hint for hint, _ in HINTS),
+    Any,
+    None,
+    int | None,
+    int | str | None,
+    list[int],
+    list[Any],
+    list[float | None],
+    tuple[int, ...],
+    tuple[str, float, bool],
+    Literal["red", 1],
+    Level,
+    Item,
+    list[Item],
+    Item | None,
+    Entry,
+    Pair,
+    dict[str, Item],
+]
+# What is likely to fit one of them, or nearly so.
+names = st.sampled_from(["name", "price", "tags", "left", "right", "red", "1", "1.5", "2024-02-29"])
+likely = st.recursive(
+    st.one_of(scalars, names, st.integers(0, 2), st.just(1.0)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(names | keys, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+def outcome_of(function, *args):
+    """What a conversion gives, with its types, or its error."""
+    try:
+        result = function(*args)
+    except DecodeError as exc:
+        return "DecodeError", str(exc)
+    return repr(result), type(result)
+
+
+@pytest.mark.parametrize("hint", CONVERTER_HINTS, ids=str)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
+@given(value=likely)
+def test_a_converter_does_what_convert_does(hint, value):
+    assert outcome_of(converter(hint), value) == outcome_of(convert, value, hint)
+
+
+@pytest.mark.parametrize(("hint", "values"), HINTS, ids=[str(hint) for hint, _ in HINTS])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=30)
+@given(data=st.data())
+def test_a_converter_takes_the_values_of_its_hint(hint, values, data):
+    value = unpack(pack(with_text_keys(data.draw(values)), max_depth=64), max_depth=64)
+    result = outcome_of(converter(hint), value)
+    assert result == outcome_of(convert, value, hint)
+    assert result[0] != "DecodeError"
+
+
+large = st.sampled_from([LARGE - 1, LARGE, LARGE + 1]).map(bytes)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300)
+@given(
+    value=st.recursive(
+        large | odd, lambda inner: st.lists(inner, max_size=4) | st.lists(inner, max_size=4).map(tuple), max_leaves=8
+    ),
+    max_depth=st.integers(1, 4),
+)
+def test_the_pieces_of_a_value_are_the_bytes_of_the_whole(value, max_depth):
+    def outcome(function):
+        try:
+            return joined(function(value, max_depth=max_depth))
+        except EncodeError as exc:
+            return str(exc)
+
+    assert outcome(pack_scattered) == outcome(pack)
 
 
 # Bytes that look like msgpack more often than chance would have it.

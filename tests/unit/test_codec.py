@@ -9,13 +9,25 @@ import subprocess
 import sys
 import textwrap
 import uuid
-from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 import msgpack
 import msgspec
 import pytest
+from support import joined
 
-from trpc._codec import DecodeError, EncodeError, check_hint, convert, pack, unpack, with_text_keys
+from trpc._codec import (
+    LARGE,
+    DecodeError,
+    EncodeError,
+    check_hint,
+    convert,
+    converter,
+    pack,
+    pack_scattered,
+    unpack,
+    with_text_keys,
+)
 
 
 def encode(value, *, max_depth=64, any_keys=False):
@@ -589,3 +601,259 @@ def test_keys_that_text_cannot_tell_apart_are_no_hint(key):
         check_hint(dict[key, int])
     with pytest.raises(TypeError, match="keys of this type cannot be sent"):
         check_hint(list[dict[str, dict[key, int]]])
+
+
+# --- a hint that is known beforehand ---
+
+
+class Keys(TypedDict, total=False):
+    name: str
+    number: float
+
+
+class Tagged(msgspec.Struct, tag=True):
+    x: int
+
+
+class OtherTagged(msgspec.Struct, tag="Other"):
+    x: int
+    more: bytes = b""
+
+
+class Numbered(msgspec.Struct, tag=7):
+    x: int
+
+
+class OtherNumbered(msgspec.Struct, tag=8):
+    x: int
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    some_name: str
+
+
+class AsArray(msgspec.Struct, array_like=True):
+    x: int
+    y: str = "y"
+
+
+@dataclasses.dataclass
+class Photo:
+    name: str
+    data: bytes
+
+
+@dataclasses.dataclass
+class Tree:
+    value: int
+    children: "list[Tree]"
+
+
+CONVERTER_HINTS = [
+    int,
+    float,
+    str,
+    bool,
+    bytes,
+    bytearray,
+    None,
+    Any,
+    object,
+    int | None,
+    int | float,
+    int | str | None,
+    int | bytes,
+    list,
+    dict,
+    tuple,
+    set,
+    list[int],
+    list[Any],
+    list[bytes],
+    list[list[float]],
+    tuple[int, str],
+    tuple[int, ...],
+    tuple[()],
+    set[int],
+    frozenset[str],
+    dict[str, int],
+    dict[int, str],
+    dict[Number, int],
+    dict[str, dict[float, bytes]],
+    Color,
+    Number,
+    Literal["a", 1, None],
+    Annotated[int, msgspec.Meta(ge=0, lt=10)],
+    Annotated[str, msgspec.Meta(max_length=2)],
+    Point,
+    Pair,
+    Struct,
+    Keys,
+    Photo,
+    Tree,
+    Picky,
+    Tagged | OtherTagged,
+    Tagged | int,
+    Numbered | OtherNumbered,
+    Strict,
+    AsArray,
+    Box[int],
+    Box[bytes],
+    list[Point | None],
+    dt.date,
+    dt.datetime,
+    dt.timedelta,
+    uuid.UUID,
+    decimal.Decimal,
+    list[dt.date],
+    tuple[int, float, str],
+    tuple[Point, dt.date, bytes],
+]
+CONVERTER_VALUES = [
+    *PLAIN,
+    *([kind] for kind in ("a", 1, 1.0, None, b"x", True)),
+    1,
+    5,
+    10,
+    2**53 + 1,
+    3.0,
+    math.nan,
+    -math.inf,
+    "a",
+    "abc",
+    "red",
+    "1",
+    "1.5",
+    "aGk=",
+    "2024-02-29",
+    "2024-02-29T01:02:03Z",
+    "PT90S",
+    "00000000-0000-0000-0000-000000000005",
+    [1, "a"],
+    [1, 2.5, "x"],
+    [[1.5], [2]],
+    [1, 1, 2],
+    ["a", "b"],
+    [b"x"],
+    [{"x": 1}, None, {"x": 1, "y": 2, "z": 3}],
+    {"x": 1},
+    {"x": "1"},
+    {"x": 1, "y": 2, "unknown": [1]},
+    {"x": 1.0},
+    {"y": 1},
+    {"1": "a"},
+    {"1": 2},
+    {"a": {"1.5": b"x"}},
+    {b"a": 1},
+    {"name": "n", "data": b"\xff"},
+    {"name": "n", "blob": b"\xff"},
+    {"name": "n", "number": 1},
+    {"name": 1},
+    {b"name": "n", "data": b""},
+    {"name": "n", "data": "bm8="},
+    {"value": 1, "children": [{"value": 2, "children": []}]},
+    {"value": 1, "children": [{"value": 2, "children": [{}]}]},
+    {"value": 2},
+    {"value": 5},
+    {"type": "Tagged", "x": 1},
+    {"type": 7, "x": 1},
+    {"type": "7", "x": 1},
+    {"type": "Other", "x": 1},
+    {"someName": "s"},
+    {"someName": "s", "more": 1},
+    {"item": 1},
+    {"item": b"x"},
+]
+
+
+def outcome_of(function, *args):
+    """What a conversion gives, with its types, or its error."""
+    try:
+        # As text, because NaN is no equal of its own.
+        result = function(*args)
+        return repr(result), type(result)
+    except DecodeError as exc:
+        return "DecodeError", str(exc), type(exc.__cause__)
+
+
+@pytest.mark.parametrize("hint", CONVERTER_HINTS, ids=str)
+def test_a_converter_does_what_convert_does(hint):
+    check_hint(hint)
+    convert_one = converter(hint)
+    for value in CONVERTER_VALUES:
+        assert outcome_of(convert_one, value) == outcome_of(convert, value, hint), value
+
+
+@pytest.mark.parametrize("hint", [int, float, str, bool])
+def test_a_value_that_is_what_it_has_to_be_is_the_same_object(hint):
+    value = {int: 10**10, float: 1.5, str: "text" * 10, bool: True}[hint]
+    assert converter(hint)(value) is value
+
+
+def test_a_converter_keeps_no_values():
+    convert_one = converter(list[Point])
+    first, second = convert_one([{"x": 1}]), convert_one([{"x": 2}])
+    assert first == [Point(1)]
+    assert second == [Point(2)]
+
+
+# --- in pieces ---
+
+SCATTERED = [
+    *PLAIN,
+    bytes(LARGE - 1),
+    bytes(LARGE),
+    bytes(LARGE + 1),
+    [bytes(LARGE)],
+    (bytes(LARGE), "a", 1, None, 2.5, True, b"small"),
+    ["method", [bytes(LARGE), bytes(3 * LARGE), b""]],
+    ["method", [1, bytes(LARGE), [2]]],
+    ["method", [bytes(LARGE)], {"key": bytes(LARGE)}],
+    ["method", list(range(20)), bytes(LARGE)],
+    [*range(70_000), bytes(LARGE)],
+    [uuid.UUID(int=1), bytes(LARGE)],
+    [bytearray(LARGE), memoryview(bytes(LARGE))],
+]
+
+
+@pytest.mark.parametrize("max_depth", [3, 64])
+@pytest.mark.parametrize("value", SCATTERED, ids=lambda value: repr(value)[:20])
+def test_the_pieces_are_the_bytes_of_the_whole(value, max_depth):
+    try:
+        whole = pack(value, max_depth=max_depth)
+    except EncodeError as exc:
+        with pytest.raises(EncodeError) as caught:
+            pack_scattered(value, max_depth=max_depth)
+        assert str(caught.value) == str(exc)
+    else:
+        assert joined(pack_scattered(value, max_depth=max_depth)) == whole
+
+
+@pytest.mark.parametrize("max_depth", [1, 2])
+def test_the_pieces_obey_the_depth(max_depth):
+    assert joined(pack_scattered([bytes(LARGE)], max_depth=max_depth)) == pack([bytes(LARGE)], max_depth=max_depth)
+    value = ["m", [bytes(LARGE)]]
+    if max_depth < 2:
+        with pytest.raises(EncodeError, match="nested deeper than 1"):
+            pack_scattered(value, max_depth=max_depth)
+    else:
+        assert joined(pack_scattered(value, max_depth=max_depth)) == pack(value, max_depth=max_depth)
+
+
+def test_large_bytes_are_a_piece_of_their_own_and_not_copied():
+    large = [bytes([i]) * LARGE for i in range(2)]
+    pieces = pack_scattered(["method", [large[0], 1, large[1]]], max_depth=64)
+    assert type(pieces) is tuple
+    assert all(any(piece is one for piece in pieces) for one in large)
+    assert pack_scattered(large[0], max_depth=64)[-1] is large[0]
+
+
+@pytest.mark.parametrize("bad", [2**64, -(2**63) - 1, "\ud800"])
+@pytest.mark.parametrize("around", [lambda v: [v, bytes(LARGE)], lambda v: [[bytes(LARGE), v]], lambda v: (v,)])
+def test_what_cannot_be_sent_is_the_same_error_in_pieces(bad, around):
+    value = around(bad)
+    with pytest.raises(EncodeError) as whole:
+        pack(value, max_depth=64)
+    with pytest.raises(EncodeError) as pieces:
+        pack_scattered(value, max_depth=64)
+    assert str(pieces.value) == str(whole.value)

@@ -1,5 +1,7 @@
 """The current call, and metadata."""
 
+import contextlib
+import contextvars
 import dataclasses
 import gc
 import math
@@ -7,13 +9,27 @@ import weakref
 
 import pytest
 import trio
+from support import connected
 
 import trpc
-from trpc._context import CurrentCall, Peer, enter_call, outgoing_metadata
+from trpc._context import CurrentCall, Peer, context_for_calls, enter_call, outgoing_metadata
 
 
 def call(method="A.b", **metadata):
     return CurrentCall(method, Peer("here"), metadata, math.inf)
+
+
+@dataclasses.dataclass
+class Served:
+    """What is entered: it makes the call when that is asked for."""
+
+    made: CurrentCall
+    asked: int = 0
+
+    @property
+    def current(self):
+        self.asked += 1
+        return self.made
 
 
 # --- the current call ---
@@ -36,7 +52,7 @@ async def test_the_current_call_is_that_of_the_task_and_its_children():
 
     async def handler():
         mine = call()
-        enter_call(mine)
+        enter_call(Served(mine))
         assert trpc.current_call() is mine
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child, mine)
@@ -48,16 +64,28 @@ async def test_the_current_call_is_that_of_the_task_and_its_children():
 
 async def test_a_call_within_a_call_is_the_current_one():
     async def outer():
-        enter_call(call("A.outer"))
+        enter_call(Served(call("A.outer")))
 
         async def inner():
-            enter_call(call("A.inner"))
+            enter_call(Served(call("A.inner")))
             assert trpc.current_call().method == "A.inner"
 
         await in_a_task_of_its_own(inner)
         assert trpc.current_call().method == "A.outer"
 
     await in_a_task_of_its_own(outer)
+
+
+async def test_the_current_call_is_made_when_it_is_asked_for():
+    served = Served(call())
+
+    async def handler():
+        enter_call(served)
+        assert not served.asked
+        assert trpc.current_call() is served.made
+        assert served.asked == 1
+
+    await in_a_task_of_its_own(handler)
 
 
 @pytest.mark.parametrize("value", [call(), Peer("here")])
@@ -131,13 +159,44 @@ async def test_metadata_belongs_to_the_task():
     assert sorted(seen, key=len) == [{}, {"a": 1}]
 
 
-async def test_what_a_handler_calls_starts_without_metadata():
-    async def handler():
-        with trpc.metadata(mine=1):
-            enter_call(call(theirs=2))
-            assert not outgoing_metadata()
-            assert trpc.current_call().metadata == {"theirs": 2}
-            with trpc.metadata(**trpc.current_call().metadata):
-                assert outgoing_metadata() == {"theirs": 2}
+def test_what_a_handler_calls_starts_without_metadata():
+    def handler():
+        enter_call(Served(call(theirs=2)))
+        assert not outgoing_metadata()
+        assert trpc.current_call().metadata == {"theirs": 2}
+        with trpc.metadata(**trpc.current_call().metadata):
+            assert outgoing_metadata() == {"theirs": 2}
 
-    await in_a_task_of_its_own(handler)
+    with trpc.metadata(mine=1):
+        context_for_calls().run(handler)
+        assert outgoing_metadata() == {"mine": 1}
+    context_for_calls().run(handler)
+    assert not outgoing_metadata()
+
+
+def test_handlers_start_from_the_context_around():
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    def handler():
+        seen = variable.get()
+        variable.set("changed by the handler")
+        return seen
+
+    for around in (contextlib.nullcontext(), trpc.metadata(mine=1)):
+        variable.set("set")
+        with around:
+            assert context_for_calls().run(handler) == "set"
+        assert variable.get() == "set"
+
+
+async def test_the_metadata_of_a_call_is_not_that_of_the_calls_of_its_handler():
+    class Service:
+        @trpc.method
+        async def sees(self) -> list[dict]:
+            return [dict(trpc.current_call().metadata), dict(outgoing_metadata() or {})]
+
+    # The server starts inside of somebody's metadata as well.
+    with trpc.metadata(of="the server"):
+        async with connected(Service()) as (client, _):
+            with trpc.metadata(of="the client"):
+                assert await client.proxy(Service).sees() == [{"of": "the client"}, {}]

@@ -1,11 +1,13 @@
 """Framing: the preamble, the length prefix and the header."""
 
+import re
 import struct
 
 import pytest
+from support import joined
 
 from trpc import ProtocolError
-from trpc._frames import HEADER_SIZE, MAGIC, PREAMBLE, VERSION, Frame, FrameReader, encode_frame
+from trpc._frames import HEADER_SIZE, MAGIC, PREAMBLE, VERSION, Frame, FrameReader, encode_frame, frame_of
 
 
 def reader(max_body=1000, *, preamble=True):
@@ -86,20 +88,259 @@ def test_the_shortest_frame_has_no_body():
 
 
 def test_frames_before_a_faulty_one_are_given_first():
-    seen = []
+    frames = reader()
+    assert frames.feed(encode_frame(1, 1) + encode_frame(2, 2, b"x") + b"\0\0\0\0") == [
+        Frame(1, 1, b""),
+        Frame(2, 2, b"x"),
+    ]
+    assert re.search("a frame of length 0; the shortest is 12", str(frames.error))
+
+
+@pytest.mark.parametrize("before", [b"", encode_frame(1, 1)])
+@pytest.mark.parametrize("faulty", [b"\0\0\0\0", struct.pack(">I", 2**31), b"\0\0\0\0" + encode_frame(1, 2)])
+def test_nothing_is_read_after_an_error(before, faulty):
+    frames = reader()
+    if before:
+        assert frames.feed(before + faulty) == [Frame(1, 1, b"")]
+    else:
+        with pytest.raises(ProtocolError, match="a frame of length"):
+            frames.feed(faulty)
+    error = frames.error
+    for data in (encode_frame(1, 2), b"", b"x"):
+        with pytest.raises(ProtocolError) as caught:
+            frames.feed(data)
+        assert caught.value is frames.error is error
+
+
+def test_a_wrong_preamble_is_remembered():
+    frames = reader(preamble=False)
     with pytest.raises(ProtocolError):
-        for frame in reader().feed(encode_frame(1, 1) + encode_frame(2, 2, b"x") + b"\0\0\0\0"):
-            seen.append(frame)  # noqa: PERF402 - what came before the error is kept
-    assert seen == [Frame(1, 1, b""), Frame(2, 2, b"x")]
+        frames.feed(b"GET / HTTP/1.1")
+    with pytest.raises(ProtocolError, match="HTTP"):
+        frames.feed(PREAMBLE + encode_frame(1, 1))
+
+
+def test_without_an_error_there_is_none():
+    frames = reader()
+    frames.feed(encode_frame(1, 1) + b"\0\0")
+    assert frames.error is None
+
+
+# --- one at a time ---
 
 
 def test_the_limit_may_be_changed_between_the_frames_of_one_piece():
     frames = reader(max_body=1)
+    assert frames.feed(encode_frame(1, 0, b"a") + encode_frame(2, 0, b"long body"), only_one=True) == [
+        Frame(1, 0, b"a")
+    ]
+    frames.max_body = 100
+    assert frames.feed(b"") == [Frame(2, 0, b"long body")]
+
+
+def test_the_rest_is_looked_at_only_when_it_is_asked_for():
+    frames = reader(max_body=1)
+    assert frames.feed(encode_frame(1, 0, b"a") + encode_frame(2, 0, b"too long"), only_one=True) == [Frame(1, 0, b"a")]
+    assert frames.error is None
+    assert frames.inside_frame
+    with pytest.raises(ProtocolError, match="the longest accepted here is 13"):
+        frames.feed(b"", only_one=True)
+
+
+def test_one_at_a_time_gives_all_in_their_order():
+    data = b"".join(encode_frame(1, i, b"x" * i) for i in range(5))
+    frames = reader()
+    seen = [frames.feed(data, only_one=True), *(frames.feed(b"", only_one=True) for _ in range(5))]
+    assert seen == [*([Frame(1, i, b"x" * i)] for i in range(5)), []]
+
+
+@pytest.mark.parametrize("cut", range(len(encode_frame(1, 1, b"ab"))))
+def test_one_at_a_time_a_frame_may_come_in_pieces(cut):
+    data = encode_frame(1, 1, b"ab") + encode_frame(2, 2)
+    frames = reader()
+    assert frames.feed(data[:cut], only_one=True) == []
+    assert frames.feed(data[cut:], only_one=True) == [Frame(1, 1, b"ab")]
+    assert frames.feed(b"", only_one=True) == [Frame(2, 2, b"")]
+
+
+def test_one_at_a_time_a_length_over_the_limit_is_refused_on_its_four_bytes():
+    with pytest.raises(ProtocolError, match="the longest"):
+        reader(max_body=1).feed(struct.pack(">I", 100), only_one=True)
+
+
+# --- large frames ---
+
+LARGE = 64 * 1024
+
+
+def test_how_much_is_missing_is_known_from_the_length_on():
+    frames = reader()
+    data = encode_frame(1, 1, b"abc")
+    assert frames.missing == 0
+    for position in range(len(data) - 1):
+        frames.feed(data[position : position + 1])
+        assert frames.missing == (0 if position < 3 else len(data) - position - 1)
+    frames.feed(data[-1:])
+    assert frames.missing == 0
+
+
+@pytest.mark.parametrize("size", [LARGE - HEADER_SIZE, LARGE - HEADER_SIZE + 1, LARGE, LARGE + 1, 3 * LARGE])
+@pytest.mark.parametrize("make", [bytes, bytearray])
+def test_a_large_body_comes_out_as_it_went_in(size, make):
+    body = bytes(i % 251 for i in range(size))
+    data = make(encode_frame(1, 1, body) + encode_frame(2, 2, b"next"))
+    whole = reader(max_body=size).feed(data)
+    assert whole == [Frame(1, 1, body), Frame(2, 2, b"next")]
+    assert type(whole[1].body) is bytes
+
+
+def test_large_bodies_are_not_changed_by_what_comes_later():
+    frames = reader(max_body=2 * LARGE)
+    bodies = [bytes([i]) * 2 * LARGE for i in range(3)]
     seen = []
-    for frame in frames.feed(encode_frame(1, 0, b"a") + encode_frame(2, 0, b"long body")):
-        seen.append(frame)
-        frames.max_body = 100
-    assert seen == [Frame(1, 0, b"a"), Frame(2, 0, b"long body")]
+    for body in bodies:
+        data = encode_frame(1, 1, body)
+        seen += frames.feed(data[:1000])
+        seen += frames.feed(data[1000:-1000])
+        seen += frames.feed(bytearray(data[-1000:]) + encode_frame(2, 2)[:-1])
+        seen += frames.feed(encode_frame(2, 2)[-1:])
+    assert [frame.body for frame in seen if frame.kind == 1] == bodies
+
+
+def fill(frames, data):
+    """Puts as much of the data as there is room for into it; gives what came out, and how much there was room for."""
+    with frames.room() as room:
+        size = min(len(room), len(data))
+        room[:size] = data[:size]
+    return frames.fill(size), size
+
+
+def test_there_is_room_for_a_large_frame_only():
+    frames = reader(max_body=10 * LARGE)
+    assert frames.room() is None, "nothing has begun"
+    frames.feed(encode_frame(1, 1, b"abc")[:-1])
+    assert frames.room() is None, "the frame is small"
+    assert frames.feed(b"c") == [Frame(1, 1, b"abc")]
+    frames.feed(header(HEADER_SIZE + 2 * LARGE)[:3])
+    assert frames.room() is None, "the length is not known"
+    frames.feed(header(HEADER_SIZE + 2 * LARGE)[3:])
+    assert frames.room() is not None
+    frames.feed(bytes(LARGE - 1))
+    assert frames.missing == LARGE + 1
+    assert frames.room() is not None
+    frames.feed(b"x")
+    assert frames.room() is None, "the rest is small"
+
+
+def test_a_large_frame_is_read_into_its_room():
+    body = bytes(i % 251 for i in range(10 * LARGE))
+    data = encode_frame(1, 1, body)
+    frames = reader(max_body=len(body))
+    assert frames.feed(data[:100]) == []
+    position = 100
+    while frames.room() is not None:
+        seen, size = fill(frames, data[position:])
+        assert size > 0
+        position += size
+        assert frames.missing == len(data) - position
+        assert frames.inside_frame is bool(frames.missing)
+    if position < len(data):
+        assert not seen
+        seen = frames.feed(data[position:])
+    assert seen == [Frame(1, 1, body)]
+    assert not frames.inside_frame
+
+
+def test_the_room_is_never_larger_than_the_frame():
+    frames = reader(max_body=10 * LARGE)
+    data = encode_frame(1, 1, bytes(3 * LARGE))
+    frames.feed(data[: 2 * LARGE - 10])
+    with frames.room() as room:
+        assert len(room) == frames.missing == len(data) - 2 * LARGE + 10
+        room[:] = data[2 * LARGE - 10 :]
+    assert frames.fill(frames.missing) == [Frame(1, 1, bytes(3 * LARGE))]
+
+
+def test_what_is_only_announced_takes_no_memory():
+    frames = reader(max_body=2**31)
+    frames.feed(header(HEADER_SIZE + 2**31))
+    with frames.room() as room:
+        assert len(room) <= 64 * 1024
+    for _ in range(20):
+        seen, size = fill(frames, bytes(LARGE))
+        assert not seen
+        assert size > 0
+    with frames.room() as room:
+        assert len(room) <= 2**20
+
+
+def test_room_that_is_not_used_is_given_again():
+    frames = reader(max_body=10 * LARGE)
+    frames.feed(encode_frame(1, 1, bytes(3 * LARGE))[:1000])
+    with frames.room() as room:
+        size = len(room)
+        room[:5] = b"trash"
+    with frames.room() as room:
+        assert len(room) == size
+        room[:5] = b"abcde"
+    assert frames.fill(5) == []
+    with frames.room() as room:
+        assert len(room) == size - 5
+
+
+@pytest.mark.parametrize("some", [0, 1, 500])
+def test_bytes_may_be_fed_although_there_is_room(some):
+    body = bytes(i % 251 for i in range(3 * LARGE))
+    data = encode_frame(1, 1, body) + encode_frame(2, 2, b"next")
+    frames = reader(max_body=len(body))
+    frames.feed(data[:1000])
+    with frames.room() as room:
+        room[:] = b"\xff" * len(room)
+        room[:some] = data[1000 : 1000 + some]
+    assert frames.fill(some) == []
+    assert frames.missing == HEADER_SIZE + 4 + len(body) - 1000 - some
+    assert frames.feed(data[1000 + some :]) == [Frame(1, 1, body), Frame(2, 2, b"next")]
+
+
+def test_a_body_that_was_read_into_its_room_stays_as_it_is():
+    frames = reader(max_body=10 * LARGE)
+    seen = []
+    for i in range(3):
+        data = encode_frame(1, i, bytes([i]) * 3 * LARGE)
+        seen += frames.feed(data[: 2 * LARGE])
+        seen += fill(frames, data[2 * LARGE :])[0]
+    assert seen == [Frame(1, i, bytes([i]) * 3 * LARGE) for i in range(3)]
+
+
+def test_the_frame_behind_a_large_one_is_checked_as_any():
+    frames = reader(max_body=3 * LARGE)
+    data = encode_frame(1, 1, bytes(3 * LARGE))
+    frames.feed(data[: 2 * LARGE])
+    assert len(fill(frames, data[2 * LARGE :])[0]) == 1
+    with pytest.raises(ProtocolError, match="the shortest is 12"):
+        frames.feed(b"\0\0\0\0")
+
+
+# --- writing ---
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"abc", bytes(LARGE), bytes(LARGE + 1), (b"ab", b"c"), (bytes(LARGE), b"", b"x")]
+)
+def test_a_frame_of_a_body_that_may_be_in_pieces(body):
+    data = frame_of(7, 2**63, body)
+    assert joined(data) == encode_frame(7, 2**63, joined(body))
+
+
+@pytest.mark.parametrize("body", [bytes(LARGE + 1), (bytes(LARGE), b"x" * LARGE)])
+def test_large_pieces_are_not_copied(body):
+    pieces = body if type(body) is tuple else (body,)
+    data = frame_of(7, 1, body)
+    assert len(data) == 1 + len(pieces)
+    assert all(one is other for one, other in zip(data[1:], pieces, strict=True))
+
+
+# --- strangers ---
 
 
 STRAYS = {

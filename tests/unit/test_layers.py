@@ -14,13 +14,15 @@ ROOT = pathlib.Path(trpc.__file__).parent
 
 # From the bottom to the top. A module imports only what is in a line above its own.
 LAYERS = [
-    ["_version", "_errors", "_limits"],
+    ["_version", "_errors", "_limits", "_outgoing"],
     ["_codec", "_frames"],
     ["_messages"],
-    ["_protocol", "_context", "_exceptions", "_signature"],
-    ["_transport", "_service"],
-    ["_address", "_outbox"],
+    ["_protocol", "_context", "_exceptions", "_signature", "_socket_transport"],
+    ["_transport", "_service", "_workers", "_relay", "_slots"],
+    ["_address", "_outbox", "_incoming_call", "_outgoing_call"],
+    ["_pings"],
     ["_caller", "_dispatcher"],
+    ["_reader"],
     ["_proxy", "_connection"],
     ["_client", "_server"],
     ["__init__"],

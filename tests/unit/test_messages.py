@@ -6,9 +6,10 @@ import re
 
 import msgpack
 import pytest
+from support import joined
 
 from trpc import InvalidArguments, Limits, ProtocolError
-from trpc._codec import EncodeError
+from trpc._codec import LARGE, EncodeError
 from trpc._messages import (
     ALWAYS_ACCEPTED,
     IGNORABLE,
@@ -117,6 +118,17 @@ def test_what_every_peer_accepts_fits_the_defaults():
     assert UNTIL_HELLO.max_depth <= Limits().max_depth
 
 
+def test_clients_that_say_the_same_share_one_object():
+    one = Hello.decode(Hello(1000, 10, 5).encode())
+    assert Hello.decode(Hello(1000, 10, 5).encode()) is one
+
+
+def test_a_hello_that_was_refused_is_refused_again():
+    for _ in range(2):
+        with pytest.raises(ProtocolError):
+            Hello.decode(msgpack.packb({**HELLO, "max_calls": 0}))
+
+
 # --- requests ---
 
 
@@ -125,12 +137,12 @@ def decode(body, max_depth=64):
 
 
 def encode(*args, **options):
-    return encode_request(*args, **{"max_depth": 64, **options})
+    return joined(encode_request(*args, **{"max_depth": 64, **options}))
 
 
 def test_request_round_trip():
     request = Request("A.b", [1, "x", [b"y"]], {"k": {"a": None}}, 1.5, {"tenant": "t", "n": 1})
-    assert decode(encode(*dataclasses.astuple(request))) == request
+    assert decode(encode(*request)) == request
 
 
 @pytest.mark.parametrize(
@@ -151,6 +163,37 @@ def test_what_is_none_at_the_end_is_left_out(fields, elements):
 
 def test_arguments_may_be_a_tuple():
     assert decode(encode("m", (1, 2), None, None, None)).args == [1, 2]
+
+
+LARGE_ARGUMENTS = [
+    ("m", [bytes(LARGE)], None, None, None),
+    ("m", [1, bytes(LARGE), "x", bytes(2 * LARGE)], None, 1.5, {"tenant": "t"}),
+    ("m", (bytes(LARGE),), {"k": bytes(LARGE)}, None, None),
+    ("m", [[bytes(LARGE)], bytes(LARGE)], None, None, None),
+    ("m", [], {"k": bytes(LARGE)}, None, None),
+]
+
+
+@pytest.mark.parametrize("fields", LARGE_ARGUMENTS, ids=range(len(LARGE_ARGUMENTS)))
+def test_large_arguments_come_back(fields):
+    method, args, kwargs, time_left, metadata = fields
+    assert decode(encode(*fields)) == Request(method, list(args), kwargs, time_left, metadata)
+    rest = [kwargs, time_left, metadata]
+    while rest and rest[-1] is None:
+        rest.pop()
+    assert encode(*fields) == msgpack.packb([method, args, *rest])
+
+
+def test_large_arguments_are_not_copied():
+    large = bytes(LARGE)
+    pieces = encode_request("m", [1, large], None, None, None, max_depth=64)
+    assert any(piece is large for piece in pieces)
+
+
+@pytest.mark.parametrize("bad", [2**64, object(), [[[1]]]])
+def test_an_argument_that_cannot_be_sent_beside_a_large_one(bad):
+    with pytest.raises(EncodeError):
+        encode("m", [bytes(LARGE), bad], None, None, None, max_depth=3)
 
 
 def test_keys_of_arguments():

@@ -1,10 +1,13 @@
 """The protocol machine: every message in every state, without any I/O."""
 
+import struct
+
 import msgpack
 import pytest
+from support import fed, filled, frames_of, joined
 
 from trpc import Limits, ProtocolError
-from trpc._frames import PREAMBLE, Frame, encode_frame
+from trpc._frames import HEADER_SIZE, PREAMBLE, Frame, encode_frame
 from trpc._messages import ALWAYS_ACCEPTED, UNTIL_HELLO, Hello, Kind
 from trpc._protocol import Protocol
 
@@ -20,7 +23,9 @@ def machine(*, hello=True, **limits):
 
 
 def receive(protocol, data):
-    return list(protocol.receive(data))
+    frames = protocol.receive(data)
+    assert protocol.error is None
+    return frames
 
 
 def refuses(protocol, data, match):
@@ -107,11 +112,8 @@ def test_after_the_hello_the_limit_is_the_messages(limit):
     most = max(limit, ALWAYS_ACCEPTED)
     protocol = machine(max_message_size=limit)
     data = encode_frame(Kind.REQUEST, 1, bytes(most)) + encode_frame(Kind.REQUEST, 2, bytes(most + 1))
-    seen = []
-    with pytest.raises(ProtocolError, match="the longest accepted here"):
-        for frame in protocol.receive(data):
-            seen.append(frame.id)  # noqa: PERF401 - what came before the error is kept
-    assert seen == [1]
+    assert [frame.id for frame in protocol.receive(data)] == [1]
+    assert f"the longest accepted here is {most + HEADER_SIZE}" in str(protocol.error)
 
 
 def test_the_hello_may_be_larger_than_any_message():
@@ -340,11 +342,134 @@ def test_goaway_is_given():
 
 def test_messages_before_a_faulty_one_are_given_first():
     protocol = machine()
-    seen = []
-    with pytest.raises(ProtocolError, match="unknown kind"):
-        for frame in protocol.receive(encode_frame(Kind.PING, 1) + encode_frame(0x7F, 1)):
-            seen.append(frame.kind)  # noqa: PERF401 - what came before the error is kept
-    assert seen == [Kind.PING]
+    frames = protocol.receive(encode_frame(Kind.PING, 1) + encode_frame(0x7F, 1) + encode_frame(Kind.PING, 2))
+    assert frames == [Frame(Kind.PING, 1, b"")]
+    assert isinstance(protocol.error, ProtocolError)
+    assert "unknown kind 0x7f" in str(protocol.error)
+
+
+def test_messages_before_a_faulty_length_are_given_first():
+    protocol = machine()
+    assert protocol.receive(encode_frame(Kind.PING, 1) + b"\0\0\0\0") == [Frame(Kind.PING, 1, b"")]
+    assert "a frame of length 0" in str(protocol.error)
+    refuses(protocol, b"", "a frame of length 0")
+
+
+def test_a_faulty_length_behind_messages_without_effect_is_refused():
+    refuses(machine(), encode_frame(0x80, 1) + b"\0\0\0\0", "a frame of length 0")
+
+
+def test_the_first_of_two_mistakes_counts():
+    protocol = machine()
+    protocol.receive(encode_frame(Kind.PING, 1) + encode_frame(0x7F, 1) + b"\0\0\0\0")
+    assert "unknown kind" in str(protocol.error)
+
+
+@pytest.mark.parametrize(
+    ("behind", "message"),
+    [
+        (b"\0\0\0\0", "a frame of length 0"),
+        (encode_frame(0x7F, 1), "unknown kind 0x7f"),
+        (HELLO, "a second hello"),
+        (struct.pack(">I", 2**31), "the longest accepted here"),
+    ],
+)
+def test_the_hello_is_given_before_the_error_behind_it(behind, message):
+    protocol = machine(hello=False)
+    assert [frame.kind for frame in protocol.receive(PREAMBLE + HELLO + behind)] == [Kind.HELLO]
+    assert protocol.peer_is_known
+    assert message in str(protocol.error)
+
+
+def test_what_is_behind_the_hello_is_given_before_the_error_behind_that():
+    protocol = machine(hello=False)
+    data = PREAMBLE + HELLO + encode_frame(Kind.REQUEST, 1, b"a") + encode_frame(Kind.REQUEST, 1)
+    assert [(frame.kind, frame.id) for frame in protocol.receive(data)] == [(Kind.HELLO, 0), (Kind.REQUEST, 1)]
+    assert "call id 1 after 1" in str(protocol.error)
+
+
+def test_what_is_behind_the_hello_may_be_larger_than_a_hello():
+    data = PREAMBLE + HELLO + encode_frame(Kind.REQUEST, 1, bytes(3000))
+    for cut in range(len(PREAMBLE), len(data) - 2900, 3):
+        protocol = machine(hello=False, max_hello_size=200)
+        kinds = [frame.kind for piece in (data[:cut], data[cut:]) for frame in receive(protocol, piece)]
+        assert kinds == [Kind.HELLO, Kind.REQUEST], cut
+
+
+# --- large messages ---
+
+LARGE = 200_000
+
+
+@pytest.mark.parametrize("first", [4, 16, 20, 60_000, LARGE - 70_000])
+def test_a_large_message_is_received_into_its_room(first):
+    protocol = machine()
+    body = bytes(i % 251 for i in range(LARGE))
+    data = encode_frame(Kind.REQUEST, 1, body)
+    assert receive(protocol, data[:first]) == []
+    assert protocol.frames.room() is not None
+    frames, error = frames_of(protocol, [data[first:] + encode_frame(Kind.PING, 9)], filled)
+    assert error is None
+    assert frames == [Frame(Kind.REQUEST, 1, body), Frame(Kind.PING, 9, b"")]
+    assert protocol.last_request == 1
+
+
+@pytest.mark.parametrize("how", [fed, filled])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (encode_frame(Kind.REQUEST, 0, bytes(LARGE)), "ids must increase"),
+        (encode_frame(0x7F, 0, bytes(LARGE)), "unknown kind 0x7f"),
+        (encode_frame(Kind.PING, 0, bytes(LARGE)), "PING has a body"),
+        (encode_frame(Kind.RESULT, 1, bytes(LARGE)), "not open"),
+        (encode_frame(Kind.GOAWAY, 1, bytes(LARGE), flags=1), "features"),
+        (encode_frame(Kind.HELLO, 0, bytes(LARGE)), "a second hello"),
+    ],
+)
+def test_a_large_message_is_checked_as_any(data, message, how):
+    frames, error = frames_of(machine(), [data[:60_000], data[60_000:]], how)
+    assert frames == []
+    assert message in str(error)
+
+
+@pytest.mark.parametrize("how", [fed, filled])
+def test_a_large_message_without_effect_is_not_given(how):
+    data = encode_frame(0x80, 0, bytes(LARGE)) + encode_frame(Kind.PING, 1)
+    assert frames_of(machine(), [data[:60_000], data[60_000:]], how) == ([Frame(Kind.PING, 1, b"")], None)
+
+
+@pytest.mark.parametrize("how", [fed, filled])
+@pytest.mark.parametrize("first", [4, 20, 60_000, 140_000])
+def test_a_hello_may_be_large(how, first):
+    body = msgpack.packb({"max_message_size": 1, "max_calls": 2, "max_depth": 3, "pad": bytes(LARGE)})
+    protocol = machine(hello=False, max_hello_size=len(body))
+    data = PREAMBLE + encode_frame(Kind.HELLO, 0, body)
+    frames, error = frames_of(protocol, [data[:first], data[first:], encode_frame(Kind.REQUEST, 1)], how)
+    assert error is None
+    assert [frame.kind for frame in frames] == [Kind.HELLO, Kind.REQUEST]
+    assert protocol.peer == Hello(1, 2, 3)
+
+
+def test_the_end_inside_of_the_room_is_a_truncation():
+    protocol = machine()
+    data = encode_frame(Kind.REQUEST, 1, bytes(LARGE))
+    frames_of(protocol, [data[:1000], data[1000:-1]], filled)
+    with pytest.raises(ProtocolError, match="the stream ended inside a frame"):
+        protocol.receive_eof()
+
+
+@pytest.mark.parametrize("body", [b"ab", (b"a", b"", b"b"), bytes(LARGE), (bytes(LARGE), b"b")])
+def test_bodies_may_be_in_pieces(body):
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.REQUEST, 1))
+    whole = joined(body)
+    call_id, data = protocol.request(body)
+    assert joined(data) == encode_frame(Kind.REQUEST, call_id, whole)
+    assert joined(protocol.notify(body)) == encode_frame(Kind.NOTIFY, 2, whole)
+    assert joined(protocol.reply(Kind.RESULT, 1, body)) == encode_frame(Kind.RESULT, 1, whole)
+
+
+# --- the end of the stream ---
 
 
 def test_the_end_between_frames_is_an_end():

@@ -1,13 +1,24 @@
-"""The form of a transport over a Trio stream."""
+"""Transports: what holds for every form of one, and the form over a Trio stream.
+
+What only sockets can do is in test_socket_transport.py.
+"""
 
 from __future__ import annotations
 
+import types
+
+import pytest
 import trio
 import trio.testing
 from support import settle
 
 import trpc
-from trpc._transport import StreamTransport
+from trpc import _transport
+from trpc._socket_transport import SocketTransport
+from trpc._transport import StreamTransport, transport_of
+
+# More than any transport takes at once.
+MUCH = bytes(range(256)) * 40_000
 
 
 class OneWayEnd(trio.abc.Stream):
@@ -35,18 +46,229 @@ class Echo:
         return text
 
 
-async def test_bytes_go_both_ways_and_end():
-    ours, theirs = trio.testing.memory_stream_pair()
-    here, there = StreamTransport(ours, "here"), StreamTransport(theirs, "there")
+async def socket_streams(kind):
+    """Two ends of a connection."""
+    if kind == "unix":
+        return [trio.SocketStream(end) for end in trio.socket.socketpair()]
+    with trio.socket.socket() as listener:
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        ours = await trio.open_tcp_stream(*listener.getsockname())
+        theirs, _ = await listener.accept()
+    return [ours, trio.SocketStream(theirs)]
+
+
+@pytest.fixture(params=["memory stream", "lockstep stream", "socket stream", "unix socket", "tcp socket"])
+async def pair(request):
+    """Two transports that are connected."""
+    if request.param.endswith("socket"):
+        streams = await socket_streams(request.param.split()[0])
+        ends = [SocketTransport(stream, "here") for stream in streams]
+    else:
+        make = {
+            "memory stream": trio.testing.memory_stream_pair,
+            "lockstep stream": trio.testing.lockstep_stream_pair,
+            "socket stream": lambda: map(trio.SocketStream, trio.socket.socketpair()),
+        }[request.param]
+        ends = [StreamTransport(stream, "here") for stream in make()]
+    yield ends
+    for end in ends:
+        await end.close()
+
+
+async def receive(transport):
+    """Some bytes."""
+    while (data := transport.receive_nowait()) is None:
+        await transport.wait_readable()
+    return data
+
+
+async def receive_all(transport, size):
+    data = b""
+    while len(data) < size:
+        more = await receive(transport)
+        assert more, "the stream has ended"
+        data += more
+    assert len(data) == size
+    return data
+
+
+async def send_all(transport, chunks):
+    """As the outbox does it."""
+    data = b"".join(chunks)
+    taken = transport.send_nowait(chunks)
+    assert 0 <= taken <= len(data)
+    if taken < len(data):
+        await transport.send([memoryview(data)[taken:]])
+
+
+# --- any transport ---
+
+
+async def test_bytes_go_both_ways_and_end(pair):
+    here, there = pair
     assert here.address == "here"
-    await here.send(b"abc")
-    assert await there.receive() == b"abc"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.send, [b"abc"])
+        assert await receive_all(there, 3) == b"abc"
     assert await here.send_eof()
-    assert await there.receive() == b""
-    await there.send(b"still open")
-    assert await here.receive() == b"still open"
+    assert await receive(there) == b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(there.send, [b"still", b" ", memoryview(b"open")])
+        assert await receive_all(here, 10) == b"still open"
     await there.close()
-    assert await here.receive() == b""
+    assert await receive(here) == b""
+
+
+async def test_as_long_as_there_is_nothing_nothing_is_given(pair):
+    here, there = pair
+    for _ in range(2):
+        assert here.receive_nowait() is None
+        assert here.receive_into(memoryview(bytearray(10))) is None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(there.send, [b"x"])
+        assert await receive(here) == b"x"
+    assert here.receive_nowait() is None
+
+
+async def test_large_amounts_arrive_as_they_were(pair):
+    here, there = pair
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all, here, [MUCH[:5], MUCH[5:100_000], MUCH[100_000:]])
+        assert await receive_all(there, len(MUCH)) == MUCH
+
+
+async def test_both_directions_at_once(pair):
+    here, there = pair
+    async with trio.open_nursery() as nursery:
+        for one, other in (pair, pair[::-1]):
+            nursery.start_soon(send_all, one, [MUCH])
+
+            async def receives(other=other):
+                assert await receive_all(other, len(MUCH)) == MUCH
+
+            nursery.start_soon(receives)
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 65_536, 200_000])
+async def test_receiving_into_rooms(pair, size):
+    here, there = pair
+    buffer = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all, here, [MUCH[:200_000]])
+        while len(buffer) < 200_000:
+            room = bytearray(min(size, 200_000 - len(buffer)))
+            # Not one byte beyond what it says is there.
+            while (filled := there.receive_into(memoryview(room))) is None:
+                await there.wait_readable()
+            assert 0 < filled <= len(room)
+            assert not any(room[filled:])
+            buffer += room[:filled]
+    assert buffer == MUCH[:200_000]
+
+
+async def test_the_end_into_a_room(pair):
+    here, there = pair
+    assert await here.send_eof()
+    room = memoryview(bytearray(10))
+    while (size := there.receive_into(room)) is None:
+        await there.wait_readable()
+    assert size == 0
+
+
+async def test_a_cancelled_wait_loses_nothing(pair):
+    here, there = pair
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await here.wait_readable()
+    assert scope.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(there.send, [b"abc"])
+        assert await receive_all(here, 3) == b"abc"
+
+
+async def test_waiting_twice_loses_nothing(pair):
+    here, there = pair
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(there.send, [b"abc"])
+        for _ in range(3):
+            with trio.testing.assert_checkpoints():
+                await here.wait_readable()
+        assert await receive_all(here, 3) == b"abc"
+
+
+@pytest.mark.parametrize("use", ["wait_readable", "send"])
+async def test_after_close(pair, use):
+    here, _ = pair
+    await here.close()
+    await here.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await (here.wait_readable() if use == "wait_readable" else here.send([b"x"]))
+
+
+async def test_close_is_immediate_when_cancelled(pair):
+    here, there = pair
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await here.close()
+    await settle()
+    assert await receive(there) == b""
+
+
+async def test_close_wakes_who_waits_for_bytes(pair):
+    here, _ = pair
+
+    async def waits():
+        with pytest.raises(trio.ClosedResourceError):
+            await here.wait_readable()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(waits)
+        await settle()
+        await here.close()
+
+
+# --- which one ---
+
+
+async def test_a_socket_has_a_form_of_its_own():
+    ours, theirs = await socket_streams("unix")
+    assert type(transport_of(ours, "")) is SocketTransport
+    await ours.aclose()
+    await theirs.aclose()
+
+
+async def test_where_a_socket_is_no_file_it_is_a_stream(monkeypatch):
+    monkeypatch.setattr(_transport, "os", types.SimpleNamespace(name="nt"))
+    ours, theirs = await socket_streams("tcp")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trpc.serve_stream, Echo(), theirs)
+        assert type(transport_of(ours, "")) is StreamTransport
+        async with trpc.connect_stream(ours) as client:
+            assert await client.proxy(Echo).echo("x") == "x"
+
+
+@pytest.mark.parametrize("make", [trio.testing.memory_stream_pair, trio.testing.lockstep_stream_pair])
+async def test_any_other_stream_is_one(make):
+    ours, theirs = make()
+    transport = transport_of(ours, "over there")
+    assert type(transport) is StreamTransport
+    assert transport.address == "over there"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trpc.serve_stream, Echo(), theirs)
+        async with trpc.connect_stream(ours) as client:
+            assert await client.proxy(Echo).echo("x") == "x"
+
+
+# --- over a stream ---
+
+
+async def test_a_stream_takes_nothing_at_once():
+    ours, theirs = trio.testing.memory_stream_pair()
+    transport = StreamTransport(ours, "")
+    assert transport.send_nowait([b"abc"]) == 0
+    await transport.send([b"abc", b"def"])
+    assert await theirs.receive_some() == b"abcdef"
 
 
 async def test_a_stream_without_half_close():
@@ -59,10 +281,26 @@ async def test_a_stream_without_half_close():
             assert await client.proxy(Echo).echo("x") == "x"
 
 
-async def test_close_is_immediate_when_cancelled():
+async def test_what_does_not_fit_into_a_room_is_given_next():
     ours, theirs = trio.testing.memory_stream_pair()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await StreamTransport(ours, "").close()
-    await settle()
-    assert await theirs.receive_some() == b""
+    transport = StreamTransport(ours, "")
+    await theirs.send_all(b"abcdefgh")
+    await transport.wait_readable()
+    room = bytearray(3)
+    assert transport.receive_into(memoryview(room)) == 3
+    assert room == b"abc"
+    with trio.testing.assert_checkpoints():
+        await transport.wait_readable()
+    assert transport.receive_into(memoryview(room)[:2]) == 2
+    assert room == b"dec"
+    assert transport.receive_nowait() == b"fgh"
+    assert transport.receive_nowait() is None
+    assert transport.receive_into(memoryview(room)) is None
+
+
+async def test_a_stream_that_breaks():
+    ours, theirs = trio.testing.memory_stream_pair()
+    transport = StreamTransport(ours, "")
+    await theirs.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await transport.send([b"x"])
