@@ -149,6 +149,9 @@ class Reader(abc.ABC):
 
     def _receive(self) -> bool:  # noqa: C901 - two ways to read, three ends
         """Reads what is there, for :meth:`_handle`; whether there was something."""
+        if self._lost:
+            # What comes behind our own end is nobody's any more, and no mistake of the peer's.
+            return False
         try:
             room = self._protocol.frames.room() if self._protocol.frames.missing else None
             if room is None:
