@@ -148,6 +148,9 @@ class Caller:
         body, _ = await self._prepare(OutgoingCall(method, None), args, kwargs, one_way=True)
         frame = self._outbox.put(self._protocol.notify(body), alone=self._is_alone())
         if not await self._outbox.wait_written(frame):
+            while self._refusal is None:
+                # The write has failed, and the connection hears of it in a moment.
+                await trio.lowlevel.checkpoint()
             self._raise_if_refused(maybe_executed=not self._outbox.discard(frame))
 
     @trio.lowlevel.enable_ki_protection

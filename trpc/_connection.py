@@ -188,6 +188,7 @@ class Connection(Reader):
 
     def _begin_end(self, nursery: trio.Nursery) -> None:
         nursery.cancel_scope.cancel()
+        self._workers.end()
         nursery.start_soon(self._end)
 
     @trio.lowlevel.enable_ki_protection

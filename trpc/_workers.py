@@ -164,6 +164,13 @@ class Workers:
         return worker.job
 
     @trio.lowlevel.enable_ki_protection
+    def end(self) -> None:
+        """After the cancel of the nursery: ends also those that a handler has left behind in a shield."""
+        for task in self._idle:
+            trio.lowlevel.reschedule(task)
+        self._idle.clear()
+
+    @trio.lowlevel.enable_ki_protection
     async def _retire(self) -> None:
         """Ends workers that were idle all the time from one look to the next; runs while there are any."""
         while self._idle:
