@@ -133,6 +133,70 @@ async def raw_client_of(services, *, lockstep=False, **options):
         nursery.cancel_scope.cancel()
 
 
+class Fails:
+    """In a script: what a wait for bytes raises."""
+
+    def __init__(self, error):
+        self.error = error
+
+
+class Scripted:
+    """A transport that gives what the test says: bytes, nothing after all (None), or an error."""
+
+    address = "script"
+
+    def __init__(self):
+        self._steps, self._waiting = trio.open_memory_channel(1000)
+        self._next: list[object] = []
+        self.sent = b""
+        self.send_error = None
+        self.closed = False
+
+    def give(self, *steps):
+        for step in steps:
+            self._steps.send_nowait(step)
+
+    async def wait_readable(self):
+        if not self._next:
+            self._next.append(await self._waiting.receive())
+        if isinstance(self._next[0], Fails):
+            raise self._next.pop().error
+
+    def receive_nowait(self):
+        step = self._next.pop() if self._next else None
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def receive_into(self, room):
+        data = self.receive_nowait()
+        if data is None:
+            return None
+        size = min(len(room), len(data))
+        room[:size] = data[:size]
+        if data[size:]:
+            self._next.append(data[size:])
+        return size
+
+    def send_nowait(self, chunks):
+        if self.send_error is not None:
+            raise self.send_error
+        data = b"".join(chunks)
+        self.sent += data
+        return len(data)
+
+    async def send(self, chunks):
+        raise AssertionError("all was taken")
+
+    async def send_eof(self):
+        await trio.lowlevel.checkpoint()
+        return False
+
+    async def close(self):
+        self.closed = True
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
 def start_call(nursery, outcomes, key, function, *args):
     """Runs an async function in the background and notes how it ended."""
 

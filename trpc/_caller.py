@@ -183,11 +183,7 @@ class Caller:
         if not call.awaited:
             self.late_replies += 1
         elif not call.cancelled:
-            call.awaited = False
-            call.result = frame
-            if call.task is not None:
-                trio.lowlevel.reschedule(call.task)
-                call.task = None
+            self._wake(call, frame)
         elif frame.kind in {Kind.CANCELLED, Kind.EXPIRED}:
             self._end_cancelled(call)
         else:
@@ -336,7 +332,7 @@ class Caller:
         self._enforces_grace = False
 
     def _wake(self, call: OutgoingCall, result: Frame | Exception) -> None:
-        """The call has its result; a task that does not read itself is parked, and goes on."""
+        """The call has its result: its task goes on."""
         call.awaited = False
         call.result = result
         if call.task is not None:
@@ -348,10 +344,8 @@ class Caller:
         call.awaited = False
         self._cancelled.pop(call, None)
         assert call.task is not None
-        if call.raise_cancel is None:
-            trio.lowlevel.reschedule(call.task)
-        else:
-            trio.lowlevel.reschedule(call.task, outcome.capture(call.raise_cancel))
+        assert call.raise_cancel is not None
+        trio.lowlevel.reschedule(call.task, outcome.capture(call.raise_cancel))
         call.task = None
 
     # --- the end ---

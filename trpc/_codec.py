@@ -31,6 +31,7 @@ _SMALL: Final = 1024
 # Bytes of this size are worth not to be copied.
 LARGE: Final = 64 * 1024
 _BIN32: Final = struct.Struct(">BI")
+_MAX_BIN32: Final = 2**32 - 1
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _SEQUENCES: Final = frozenset({list, tuple})
@@ -137,7 +138,7 @@ def pack_scattered(value: object, *, max_depth: int) -> Data:
 
 def _scatter(value: Any) -> Iterator[bytes]:
     """The bytes of a flat value, with large ``bytes`` as pieces of their own."""
-    if type(value) is bytes and len(value) >= LARGE:
+    if type(value) is bytes and LARGE <= len(value) <= _MAX_BIN32:
         yield _BIN32.pack(0xC6, len(value))
         yield value
     elif type(value) in _SEQUENCES:

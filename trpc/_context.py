@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._messages import MetadataValue, is_metadata_value
 
@@ -30,8 +30,7 @@ class Peer:
         return self.address
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class CurrentCall:
+class CurrentCall(NamedTuple):
     """The call that a handler serves.
 
     Attributes:
@@ -47,14 +46,7 @@ class CurrentCall:
     deadline: float
 
 
-class HasCurrentCall(Protocol):
-    """What makes a :class:`CurrentCall` when it is asked for: few handlers ask."""
-
-    @property
-    def current(self) -> CurrentCall: ...
-
-
-_current_call: contextvars.ContextVar[HasCurrentCall] = contextvars.ContextVar("trpc.current_call")
+_current_call: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("trpc.current_call")
 _metadata: contextvars.ContextVar[Mapping[str, MetadataValue] | None] = contextvars.ContextVar(
     "trpc.metadata", default=None
 )
@@ -67,7 +59,7 @@ def current_call() -> CurrentCall:
         RuntimeError: not inside a handler.
     """
     try:
-        return _current_call.get().current
+        return _current_call.get()
     except LookupError:
         raise RuntimeError("trpc.current_call() works only inside a method that a peer has called") from None
 
@@ -105,4 +97,4 @@ def context_for_calls() -> contextvars.Context:
 
 
 # Makes a call the current one of this context; without a function around it, as this is done for each call.
-enter_call: Callable[[HasCurrentCall], object] = _current_call.set
+enter_call: Callable[[CurrentCall], object] = _current_call.set

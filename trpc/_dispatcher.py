@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 import trio
 
 from . import _codec
-from ._context import context_for_calls, enter_call
+from ._context import CurrentCall, context_for_calls, enter_call
 from ._errors import DeadlineExceeded, InvalidArguments, MessageTooLarge, MethodNotFound, Overloaded, RPCError
 from ._exceptions import encode_exception, encode_status
 from ._incoming_call import CallInfo, IncomingCall
@@ -347,8 +347,8 @@ class _ArgumentsError(Exception):
 
 @trio.lowlevel.disable_ki_protection
 async def _invoke(call: IncomingCall, bound: BoundMethod) -> Any:
-    """Runs in the call's own context."""
-    enter_call(call)
+    """Runs in the call's own context, which may live on in tasks that the handler starts: it does not hold the call."""
+    enter_call(CurrentCall(bound.name, call.owner.peer, call.request.metadata or {}, call.deadline))
     try:
         # Here, because it may run code of the arguments' classes.
         args, kwargs = bound.method.signature.convert_arguments(call.request.args, call.request.kwargs)

@@ -6,8 +6,6 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from ._context import CurrentCall
-
 if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
@@ -46,7 +44,6 @@ class IncomingCall:
     """One call of the peer's, until its handler has ended and the reply is queued."""
 
     __slots__ = (
-        "_current",
         "cancelled",
         "deadline",
         "expires",
@@ -80,14 +77,6 @@ class IncomingCall:
         self.scope: trio.CancelScope | None = None
         """What the handler runs in, once it does."""
         self.cancelled = False
-        self._current: CurrentCall | None = None
-
-    @property
-    def current(self) -> CurrentCall:
-        """What the handler gets from ``trpc.current_call()``."""
-        if self._current is None:
-            self._current = CurrentCall(self.method.name, self.owner.peer, self.request.metadata or {}, self.deadline)
-        return self._current
 
     async def run(self, worker: Worker) -> None:
         """Runs it in a worker that does nothing else meanwhile."""

@@ -120,6 +120,8 @@ class Reader(abc.ABC):
     async def _read(self, worker: Worker) -> None:
         """Reads and handles what the peer sends, until the connection is over or somebody else does."""
         outbox = self._outbox
+        # What the last reader has left, before more is handled.
+        outbox.flush()
         while not self._lost:
             suspended = self._handle(worker)
             if suspended is not None:
@@ -202,9 +204,9 @@ class Reader(abc.ABC):
             kind = frame.kind
             if kind in _REQUESTS:
                 suspended = self._dispatcher.on_request(frame, worker)
+                self._requests_left -= 1
                 if suspended is not None:
                     return suspended
-                self._requests_left -= 1
                 # The clock was read for the request anyway.
                 if until == math.inf:
                     until = self._dispatcher.now + _MAX_TIME

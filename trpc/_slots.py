@@ -40,6 +40,6 @@ class Slots:
             self.taken -= 1
 
     def set_number(self, number: float) -> None:
-        """There are so many from now on; never fewer than before."""
+        """There are so many from now on. If these are fewer, those that are taken stay so."""
         self.number = number
         self.taken += len(self._waiting.unpark(count=max(0, number - self.taken)))

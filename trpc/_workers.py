@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import trio
 
@@ -89,7 +89,7 @@ class Workers:
         nursery: that nursery; None as long as there is none.
     """
 
-    __slots__ = ("_idle", "_least_idle", "_retires", "nursery")
+    __slots__ = ("_ended", "_idle", "_least_idle", "_retires", "nursery")
 
     def __init__(self) -> None:
         self.nursery: trio.Nursery | None = None
@@ -98,6 +98,7 @@ class Workers:
         self._least_idle = 0
         """The smallest number of idle workers since the last look."""
         self._retires = False
+        self._ended = False
 
     @trio.lowlevel.enable_ki_protection
     def run(self, job: Job) -> None:
@@ -112,7 +113,7 @@ class Workers:
             self.nursery.start_soon(self.work, job)
 
     @trio.lowlevel.enable_ki_protection
-    async def work(self, job: Job) -> None:  # noqa: C901 - all ways in which a job ends
+    async def work(self, job: Job) -> None:  # noqa: C901, PLR0912 - all ways in which a job ends
         """A worker's life: the job that it is started for, and those that follow."""
         worker = Worker()
         next_job: Job | None = job
@@ -134,12 +135,16 @@ class Workers:
             except BaseException as exc:
                 if worker.call is not None:
                     worker.call.on_raised(exc)
-                elif not leaves:
-                    raise
-                elif worker.suspect is not None:
-                    worker.suspect.on_scope_left_open()
+                elif leaves or isinstance(exc.__context__, trio.Cancelled):
+                    # Raised by the scope that is left: there is another inside of it.
+                    if worker.suspect is not None:
+                        worker.suspect.on_scope_left_open()
+                    else:
+                        logger.exception("a handler has left a cancel scope open")
+                    if not leaves:  # the connection ends
+                        raise cast("trio.Cancelled", exc.__context__) from None
                 else:
-                    logger.exception("a handler has left a cancel scope open")
+                    raise
             else:
                 if worker.scope.cancelled_caught and worker.call is not None:
                     worker.call.on_cancelled()
@@ -148,6 +153,8 @@ class Workers:
 
     async def _next_job(self, worker: Worker) -> Job | None:
         """Waits for one; None: this worker is not needed any more."""
+        if self._ended:
+            return None
         task = trio.lowlevel.current_task()
         worker.job = None
         self._idle[task] = worker
@@ -166,6 +173,7 @@ class Workers:
     @trio.lowlevel.enable_ki_protection
     def end(self) -> None:
         """After the cancel of the nursery: ends also those that a handler has left behind in a shield."""
+        self._ended = True
         for task in self._idle:
             trio.lowlevel.reschedule(task)
         self._idle.clear()

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from conformance.annotate import MAGIC, read, tag, untag
-from support import frames_of, joined
+from support import frames_of
 
 import trpc
 from trpc import _codec, _exceptions

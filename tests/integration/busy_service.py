@@ -76,6 +76,30 @@ class Busy:
         return value
 
     @trpc.method
+    async def at_once(self, value: int) -> int:
+        return value
+
+    @trpc.method
+    def plain(self, value: int) -> int:
+        return value
+
+    @trpc.method(in_thread=True)
+    def in_thread(self, value: int) -> int:
+        return value
+
+    @trpc.method
+    async def echo(self, data: bytes) -> bytes:
+        return data
+
+    @trpc.method
+    async def sum(self, data: bytes) -> int:
+        return len(data)
+
+    @trpc.method
+    async def blob(self, size: int) -> bytes:
+        return bytes(size)
+
+    @trpc.method
     def exits(self) -> None:
         raise SystemExit(3)
 

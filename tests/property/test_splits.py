@@ -155,7 +155,7 @@ def test_frames_that_are_taken_one_at_a_time_are_the_same(data, cuts):
 
 @pytest.mark.parametrize("large", [0, 3, 15, 40])
 @pytest.mark.parametrize("run", [run_frames, run_protocol])
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=100)
 @given(data=any_bytes, cuts=st.lists(st.integers(0, 10_000), max_size=12))
 def test_the_room_of_large_frames_makes_no_difference(run, large, data, cuts):
     whole = run([data])

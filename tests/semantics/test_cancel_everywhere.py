@@ -125,7 +125,7 @@ def run_session(side, step, grace, tcp):
 
 @pytest.mark.parametrize("grace", [0, 1])
 @pytest.mark.parametrize("side", ["client", "server"])
-def test_a_cancel_at_every_step_in_memory(side, grace):
+def test_a_cancel_at_every_step(side, grace):
     step = 1
     while not run_session(side, step, grace, tcp=False):
         step += 1
@@ -133,6 +133,7 @@ def test_a_cancel_at_every_step_in_memory(side, grace):
     gc.collect()
 
 
+@pytest.mark.transports("socket", reason="opens its own")
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_a_cancel_at_every_seventh_step_over_tcp(side):
     step = 1

@@ -149,6 +149,7 @@ async def test_an_error_that_won_the_race_is_delivered(autojump_clock):
         assert [type(e).__mro__[2:4] for e in group.value.exceptions] == [(trpc.RPCError, ValueError)]
 
 
+@pytest.mark.transports("memory", reason="lockstep: a write waits until the peer reads")
 async def test_cancelled_before_written_means_never_sent():
     async with client_of_raw_peer(lockstep=True) as (client, peer):
         await settle()  # the hello is being written, and the peer does not read
@@ -286,6 +287,7 @@ async def test_when_the_body_of_connect_is_cancelled_its_calls_are_acknowledged(
         assert service.log == ["cleaned up"]
 
 
+@pytest.mark.transports("memory", reason="lockstep: a write waits until the peer reads")
 async def test_a_cancel_goes_ahead_of_what_is_queued():
     service = Slow()
     async with client_of_raw_peer(lockstep=True) as (client, peer):

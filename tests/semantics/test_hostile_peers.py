@@ -212,6 +212,7 @@ async def test_a_handlers_huge_group_is_an_internal_error():
         assert error.value.type_name == "InternalError"
 
 
+@pytest.mark.transports("memory", reason="lockstep: a write waits until the peer reads")
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_a_peer_that_pings_and_does_not_read_is_not_read_either(autojump_clock, side):
     limits = trpc.Limits(max_unsent=5_000)

@@ -330,3 +330,15 @@ async def test_the_address_of_a_peer_that_has_gone():
     with trio.socket.socket() as unconnected:
         assert address_of(trio.SocketStream(unconnected)) == "a peer that has gone"
     assert address_of(trio.testing.memory_stream_pair()[0]) == "StapledStream"
+
+
+@pytest.mark.parametrize("port", ["80", 80.0, None, True, [80]])
+async def test_a_port_is_an_integer(port):
+    with pytest.raises(TypeError, match="a port is an integer, not"):
+        await open_tcp_listeners(port, "127.0.0.1")
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a" * 300, "x..y"])
+async def test_a_host_name_that_cannot_be_one(host):
+    with pytest.raises(ValueError, match="has no possible host name"):
+        await open_stream(f"tcp://{host}.invalid:80")

@@ -1,6 +1,5 @@
 """Bodies of the messages: what a hello and a request must and may be."""
 
-import dataclasses
 import math
 import re
 

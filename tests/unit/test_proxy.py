@@ -199,3 +199,26 @@ async def test_keys_of_a_result_that_no_hint_reads_back_are_refused():
     async with connected(Echo()) as (client, _):
         with pytest.raises(trpc.RemoteError, match="the result of Echo.returns_integer_keys cannot be encoded"):
             await client.proxy(Echo).returns_integer_keys()
+
+
+class Mixed:
+    @trpc.method
+    async def mixed(self, name: str, table: dict[int, str], *more: dict[int, int], **named: dict[int, int]) -> list:
+        return [
+            name,
+            sorted(table.items()),
+            [sorted(d.items()) for d in more],
+            {k: sorted(d.items()) for k, d in named.items()},
+        ]
+
+
+async def test_keys_of_some_arguments_beside_others():
+    async with connected(Mixed()) as (client, _):
+        mixed = client.proxy(Mixed).mixed
+        assert await mixed("n", {1: "a"}, {2: 3}, extra={4: 5}) == ["n", [[1, "a"]], [[[2, 3]]], {"extra": [[4, 5]]}]
+        with pytest.raises(trpc.InvalidArguments, match="argument 'table' cannot be sent"):
+            await mixed("n", {1: object()})
+        with pytest.raises(trpc.InvalidArguments, match="argument 'extra' cannot be sent"):
+            await mixed("n", {1: "a"}, extra={1: 2, "1": 3})
+        with pytest.raises(trpc.InvalidArguments, match="argument .*more.* cannot be sent"):
+            await mixed("n", {1: "a"}, {1: 2, "1": 3})

@@ -621,6 +621,56 @@ async def test_a_scope_without_a_deadline_that_a_call_leaves_behind_does_no_harm
     assert team.names == ["next"]
 
 
+@pytest.mark.parametrize("at_work", [False, True])
+async def test_a_scope_that_a_call_leaves_behind_is_not_an_error_of_the_connection_when_that_ends(at_work):
+    async with trio.open_nursery() as nursery:
+        team = Team(nursery)
+        team.run(leaves_open(Call(), trio.CancelScope()))
+        await settle()
+        if at_work:
+            team.run(Gate())
+            await settle()
+        assert team.tasks == 1
+        nursery.cancel_scope.cancel()
+
+
+def leaves_a_shield(worker):
+    """A call that ends inside of a shield, so that no cancel reaches its worker any more."""
+    return leaves_open(Call(), trio.CancelScope(shield=True))(worker)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+async def test_workers_in_a_shield_that_a_call_left_behind_end_with_the_connection(others):
+    async with trio.open_nursery() as nursery:
+        team = Team(nursery)
+        gates = [Gate() for _ in range(others)]
+        for job in (leaves_a_shield, *gates):
+            team.run(job)
+        await settle()
+        for gate in gates:
+            gate.open()
+        await settle()
+        assert team.tasks == others + 1
+        nursery.cancel_scope.cancel()
+        team.workers.end()
+    assert not team.workers._idle
+
+
+async def test_a_worker_in_a_shield_ends_when_its_job_has_ended_after_the_connection():
+    async with trio.open_nursery() as nursery:
+        team = Team(nursery)
+        team.run(leaves_a_shield)
+        await settle()
+        team.run(gate := Gate())
+        await settle()
+        nursery.cancel_scope.cancel()
+        team.workers.end()
+        with trio.CancelScope(shield=True):
+            await settle()
+            assert team.tasks == 1
+            gate.open()
+
+
 # --- the end of the connection ---
 
 
