@@ -73,6 +73,7 @@ class Caller:
         "_pings",
         "_protocol",
         "_refusal",
+        "_result_won",
         "_sent",
         "_slots",
         "_woken",
@@ -107,6 +108,8 @@ class Caller:
         # Requests since the last replies, and how many replies these were.
         self._sent = 0
         self._woken = 0
+        self._result_won = False
+        """Whether a result has come in place of a cancel since the last call."""
         self._idle = trio.Event()
         self._closing = False
         self._lost = False
@@ -124,6 +127,11 @@ class Caller:
         signature: Signature | None = None,
     ) -> Any:
         """Calls a method of the peer and waits for the outcome. What is raised: see ``Client.call``."""
+        if self._result_won:
+            # If it was an interrupt that came too late for that call, Trio would not tell of it again: who makes
+            # nothing but calls that are as quick would never hear of it.
+            self._result_won = False
+            await trio.lowlevel.checkpoint_if_cancelled()
         call = OutgoingCall(method, signature)
         if self._slots.taken < self._slots.number:
             self._slots.taken += 1
@@ -187,6 +195,7 @@ class Caller:
         elif frame.kind in {Kind.CANCELLED, Kind.EXPIRED}:
             self._end_cancelled(call)
         else:
+            self._result_won = True
             self._cancelled.pop(call, None)
             self._wake(call, frame)
         if self._closing and not self._is_awaited():

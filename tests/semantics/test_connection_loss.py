@@ -582,7 +582,7 @@ def test_an_interrupt_in_the_middle_of_the_connections_work(where, monkeypatch):
 
     owner, name = {
         "reader": (Connection, "_handle"),
-        "writer": (Outbox, "_settle"),
+        "writer": (Outbox, "_put"),
         "handler's reply": (Outbox, "answer"),
     }[where]
     monkeypatch.setattr(owner, name, interrupting(getattr(owner, name)))
