@@ -19,6 +19,7 @@ from support import RawPeer, connected, raw_client_of, settle
 
 import trpc
 from trpc import _codec, _reader
+from trpc._connection import Connection
 from trpc._frames import encode_frame
 from trpc._messages import Kind, encode_request
 
@@ -368,6 +369,56 @@ async def test_the_deadline_of_a_call_is_not_that_of_the_next_one(autojump_clock
                 call_id += 2
 
 
+@pytest.mark.parametrize("way", ["as it comes", "inline", "worker"])
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("open_scope", [lambda: trio.move_on_after(5), trio.CancelScope], ids=["timeout", "scope"])
+async def test_a_scope_that_a_handler_leaves_open_concerns_no_other_one(
+    autojump_clock, request, caplog, open_scope, waits, way
+):
+    """An async generator that is not read to its end. In a task of the handler's own, the scope would go with it."""
+    if way != "as it comes":
+        request.getfixturevalue("ways").choose(way)
+    left = []
+
+    class Careless:
+        @trpc.method
+        async def first(self) -> int:
+            async def numbers():
+                with open_scope():
+                    yield 1
+                    yield 2
+
+            left.append(numbers())
+            async for number in left[-1]:
+                if waits:
+                    await trio.lowlevel.checkpoint()
+                return number
+            return 0
+
+        @trpc.method
+        async def deadline(self) -> float:
+            return trio.current_effective_deadline()
+
+        @trpc.method
+        async def wait(self) -> float:
+            await trio.sleep(10)
+            return trio.current_effective_deadline()
+
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    async with bounded(), connected(Careless()) as (client, server), connected(Careless()) as (other, _):
+        for _ in range(3):
+            assert await client.call("Careless.first") == 1
+            for method in ("deadline", "wait", "deadline"):
+                assert await client.call(f"Careless.{method}") == float("inf")
+        async with trio.open_nursery() as nursery:
+            for method in ("first", "wait", "first", "wait"):
+                nursery.start_soon(client.call, f"Careless.{method}")
+        assert await other.call("Careless.wait") == float("inf")
+        assert server.calls == ()
+    await settle()
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+
 # --- what a call sets ---
 
 
@@ -617,3 +668,55 @@ async def test_a_quiet_connection_beside_one_that_calls_without_pause(passes):
         assert most <= MOST_PASSES
         assert service.handled.total() > 100 * _reader._MAX_REQUESTS, "the other one was busy all the time"
         assert max(service.handled.values()) <= _reader._MAX_REQUESTS
+
+
+@pytest.mark.transports("socket", reason="the peer writes in the middle of a pass")
+@pytest.mark.parametrize(
+    "frame",
+    [
+        encode_frame(Kind.CANCEL, 1),
+        encode_frame(0xC1, 1),
+        encode_frame(Kind.PING, 1),
+    ],
+    ids=["cancels", "unknown", "pings"],
+)
+async def test_a_quiet_connection_beside_one_with_always_something_to_read(monkeypatch, passes, frame):
+    """Of which nothing counts as a request: what is read in one pass is one read, however much there is."""
+    service = Hog(passes)
+    reads = collections.Counter()
+    plain = Connection._receive
+
+    async with connected(service) as (client, _), raw_client_and_server(service) as (peer, server):
+        await peer.stream.send_all(encoded(1, "Hog.plain"))
+        assert (await peer.receive())[:2] == (Kind.RESULT, 1)
+        await client.ping()
+        (busy,) = server._connections
+        unsent = b""
+
+        def receive(connection):
+            if connection is busy:
+                reads[passes.number] += 1
+            answer = plain(connection)
+            if connection is busy:
+                write()
+            return answer
+
+        def write():
+            nonlocal unsent
+            with contextlib.suppress(BlockingIOError):
+                unsent = unsent or frame * 100
+                unsent = unsent[peer.stream.socket._sock.send(unsent) :]
+
+        async def read():
+            while await peer.stream.receive_some():
+                pass
+
+        monkeypatch.setattr(Connection, "_receive", receive)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            write()
+            most = await call_quietly(client, passes, 50)
+            nursery.cancel_scope.cancel()
+        assert most <= MOST_PASSES
+        assert reads.total() > 50, "the other one was busy all the time"
+        assert max(reads.values()) == 1
