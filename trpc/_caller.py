@@ -168,8 +168,8 @@ class Caller:
             self._raise_if_refused()
         seconds = await self._pings.ping()
         if seconds is None:
-            self._raise_if_refused()
-            raise AssertionError("a connection is not lost without a reason")
+            assert self._refusal is not None
+            raise self._refusal(False)
         return seconds
 
     # --- what the connection's reader tells ---
@@ -344,9 +344,9 @@ class Caller:
         """The call has its result: its task goes on."""
         call.awaited = False
         call.result = result
-        if call.task is not None:
-            trio.lowlevel.reschedule(call.task)
-            call.task = None
+        assert call.task is not None
+        trio.lowlevel.reschedule(call.task)
+        call.task = None
 
     def _end_cancelled(self, call: OutgoingCall) -> None:
         """A cancelled call is acknowledged, or given up: its task gets the cancel that it waited with."""
