@@ -20,6 +20,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
+html_static_path = ["_static"]
 html_title = f"trpc {release}"
 # Pages are the same wherever they are built; the sources are in the repository anyway.
 html_copy_source = False
