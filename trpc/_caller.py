@@ -154,7 +154,7 @@ class Caller:
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
         """Sends a one-way call and waits until the transport has taken it."""
         body, _ = await self._prepare(OutgoingCall(method, None), args, kwargs, one_way=True)
-        frame = self._outbox.put(self._protocol.notify(body), alone=self._is_alone())
+        frame = self._outbox.put(self._protocol.notify(body))
         if not await self._outbox.wait_written(frame):
             while self._refusal is None:
                 # The write has failed, and the connection hears of it in a moment.
@@ -249,10 +249,13 @@ class Caller:
         if (len(body) if isinstance(body, bytes) else size_of(body)) > peer.max_message_size:
             return False
         call.deadline = deadline
-        call.id, data = self._protocol.request(body)
-        outbox.put(data, call, alone=self._is_alone())
-        self._in_flight[call.id] = call
+        self._send(call, body)
         return True
+
+    def _send(self, call: OutgoingCall, body: Data) -> None:
+        call.id, data = self._protocol.request(body)
+        self._outbox.put(data, call, alone=self._is_alone())
+        self._in_flight[call.id] = call
 
     def _is_alone(self) -> bool:
         """Whether the request that is about to be sent is likely to be the only one in this pass of the event loop.
@@ -268,9 +271,7 @@ class Caller:
     ) -> None:
         """Queues the request. Nothing was sent if this raises."""
         body, call.deadline = await self._prepare(call, args, kwargs)
-        call.id, data = self._protocol.request(body)
-        self._outbox.put(data, call, alone=self._is_alone())
-        self._in_flight[call.id] = call
+        self._send(call, body)
 
     async def _prepare(
         self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, *, one_way: bool = False

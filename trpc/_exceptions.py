@@ -215,7 +215,7 @@ def decode_error(body: bytes, *, max_depth: int) -> Exception:
     try:
         return _rebuild(_codec.unpack(body, max_depth=max_depth), iter(range(_MAX_TREE)))
     # Whatever is in it, and whatever a registered class makes of that.
-    except Exception as exc:  # noqa: BLE001
+    except Exception as exc:  # noqa: BLE001 - see above
         return ProtocolError(f"the peer's error message cannot be read: {exc!r}")
 
 
@@ -310,7 +310,7 @@ def _hints_of(cls: type[Exception]) -> dict[str, Any]:
     try:
         hints = get_type_hints(cls)
     # Annotations run the user's code; without them the values stay plain.
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - see above
         return {}
     return {name: hint for name, hint in hints.items() if _is_supported(hint)}
 

@@ -327,7 +327,7 @@ class Outbox:
         except _BROKEN as exc:
             self._give_up()
             self._on_error(exc)
-        except BaseException:
+        except BaseException:  # a mistake in here: raised again, and nobody waits for a frame in vain
             self._give_up()
             raise
         finally:

@@ -218,7 +218,7 @@ class Reader(abc.ABC):
                     return None
             elif kind == _RESULT:
                 # Of a call that was made, so that there is a caller.
-                self._caller.on_reply(frame)  # type: ignore[union-attr]
+                self._caller.on_reply(frame)  # type: ignore[union-attr]  # not None, see above
             else:
                 self._handle_other(frame)
             # Not one more once it is over: whoever waited for it has been told already.

@@ -51,7 +51,7 @@ class SocketTransport:
     def wait_readable(self) -> Coroutine[Any, Any, None]:
         # Trio's own coroutine. One around it would be one more to go through whenever the task is resumed, and
         # memory for each idle connection.
-        return trio.lowlevel.wait_readable(self._fd) if self._fd >= 0 else _closed()  # noqa: ASYNC105
+        return trio.lowlevel.wait_readable(self._fd) if self._fd >= 0 else _closed()  # noqa: ASYNC105 - awaited there
 
     def receive_nowait(self) -> bytes | None:
         try:

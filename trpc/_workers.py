@@ -71,8 +71,8 @@ class Worker:
         """Sees to it that a scope which a handler has not left has no effect on the next call.
 
         That is what becomes of a ``with trio.move_on_after`` in an async generator that is not read to its end.
-        Without a deadline it is seen only when the worker leaves its own scope, and does no harm until then, unless
-        somebody cancels it.
+        Without a deadline it is seen only when the worker leaves its own scope. Until then the next calls run inside
+        of it, and one that is cancelled then is answered with Trio's error instead of its cancel.
         """
         if trio.current_effective_deadline() != self.deadline:
             self.is_spent = True

@@ -3,7 +3,7 @@
 import pytest
 import trio
 import trio.testing
-from support import Scripted, client_of_raw_peer, settle, start_call
+from support import Scripted, client_of_raw_peer, connected, settle, start_call
 
 import trpc
 from trpc._connection import Connection
@@ -96,3 +96,17 @@ async def test_a_write_that_fails_at_once(nursery, how):
     assert not caught.value.maybe_executed
     await settle()
     assert transport.closed
+
+
+async def test_one_way_calls_do_not_make_the_next_call_one_of_many():
+    """They have no replies: what they counted would stay, and every later call would wait for a writer."""
+
+    class Service:
+        @trpc.method
+        def nothing(self) -> None: ...
+
+    async with connected(Service()) as (client, _):
+        await client.call("Service.nothing")
+        await client.notify("Service.nothing")
+        await client.notify("Service.nothing")
+        assert client._caller._is_alone()
