@@ -12,7 +12,7 @@ import trpc
 from trpc import _codec
 from trpc._frames import PREAMBLE, Frame, FrameReader, encode_frame
 from trpc._messages import Hello, Kind, encode_request
-from trpc._outgoing import Data
+from trpc._frames import Data
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,8 @@
 """RPC for Trio: structured concurrency that does not stop at the process boundary."""
 
-from ._client import Client, connect, connect_stream
-from ._context import CurrentCall, Peer, current_call, metadata
+from ._client import Client
+from ._connect import connect, connect_stream
+from ._context import CurrentCall, current_call
 from ._errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -18,6 +19,8 @@ from ._errors import (
 from ._exceptions import exception
 from ._incoming_call import CallInfo
 from ._limits import Limits
+from ._metadata import metadata
+from ._peer import Peer
 from ._server import ConnectionInfo, Server, serve_listeners, serve_stream, serve_tcp, serve_unix
 from ._service import method, service
 from ._version import __version__

@@ -17,18 +17,16 @@ grace and the end of the connection then decides what the task gets. No shield, 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
-import outcome
 import trio
 from trio.lowlevel import Abort
 
-from ._errors import MessageTooLarge
+from ._acknowledgements import Acknowledgements
+from ._errors import InvalidArguments, MessageTooLarge, Overloaded, ProtocolError
 from ._exceptions import decode_status
-from ._frames import Frame
-from ._messages import Kind
-from ._outgoing import size_of
+from ._frames import Frame, size_of
+from ._messages import Kind, decode_credit
 from ._outgoing_call import OutgoingCall, closed_error
 from ._pings import Pings
 from ._slots import Slots
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ._outbox import Outbox
-    from ._outgoing import Data
+    from ._frames import Data
     from ._protocol import Protocol
     from ._signature import Signature
     from ._workers import Workers
@@ -53,32 +51,34 @@ class Caller:
         cancel_grace: seconds that a cancelled call waits for its terminal reply; 0: not at all.
         max_depth: nesting accepted in replies.
         max_calls: calls that this side has in flight at most, whatever the peer allows.
+        stream_credit: bytes that a stream of the peer's may be ahead of its consumer.
+        is_nested: whether the present task handles a call of the peer's.
 
     Attributes:
+        protocol, outbox, max_depth, stream_credit: as above.
         late_replies: replies that came after their caller had given up, and were dropped.
     """
 
     __slots__ = (
-        "_cancel_grace",
-        "_cancelled",
+        "_acknowledgements",
         "_closing",
-        "_enforces_grace",
         "_hello",
         "_idle",
         "_in_flight",
+        "_is_nested",
         "_lost",
         "_max_calls",
-        "_max_depth",
-        "_outbox",
         "_pings",
-        "_protocol",
         "_refusal",
         "_result_won",
         "_sent",
         "_slots",
         "_woken",
-        "_workers",
         "late_replies",
+        "max_depth",
+        "outbox",
+        "protocol",
+        "stream_credit",
     )
 
     def __init__(
@@ -90,21 +90,21 @@ class Caller:
         cancel_grace: float,
         max_depth: int,
         max_calls: int,
+        stream_credit: int,
+        is_nested: Callable[[], bool],
     ) -> None:
         self.late_replies = 0
-        self._protocol = protocol
-        self._outbox = outbox
-        self._workers = workers
-        self._cancel_grace = cancel_grace
-        self._max_depth = max_depth
+        self.max_depth = max_depth
+        self.stream_credit = stream_credit
+        self.protocol = protocol
+        self.outbox = outbox
+        self._acknowledgements = Acknowledgements(workers, cancel_grace)
         self._max_calls = max_calls
+        self._is_nested = is_nested
         self._in_flight: dict[int, OutgoingCall] = {}
         self._pings = Pings(protocol, outbox)
         self._slots = Slots(min(max_calls, protocol.peer.max_calls))
         self._hello = trio.Event()
-        # Calls that wait for their acknowledgement, and until when; the first one's time is over first.
-        self._cancelled: OrderedDict[OutgoingCall, float] = OrderedDict()
-        self._enforces_grace = False
         # Requests since the last replies, and how many replies these were.
         self._sent = 0
         self._woken = 0
@@ -115,6 +115,11 @@ class Caller:
         self._lost = False
         self._refusal: Callable[[bool], Exception] | None = None
         """Once there will be no more calls: makes the error of one, from "may it have been executed?"."""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is to come from the peer."""
+        return bool(self._in_flight or self._pings)
 
     # --- what users await ---
 
@@ -133,33 +138,71 @@ class Caller:
             self._result_won = False
             await trio.lowlevel.checkpoint_if_cancelled()
         call = OutgoingCall(method, signature)
-        if self._slots.taken < self._slots.number:
-            self._slots.taken += 1
-        else:
-            await self._slots.wait()
-        try:
-            if not self._send_now(call, args, kwargs):
-                await self._send_when_possible(call, args, kwargs)
-        except BaseException:  # nothing was sent, whatever it is
-            self._slots.give_back()
-            raise
+        if not self._start_now(call, args, kwargs):
+            await self._start_later(call, args, kwargs)
+        # As in wait(), whose coroutine would be one more to go through.
         call.task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
         reply = call.result
         if isinstance(reply, Frame) and reply.kind == _RESULT:
-            return call.value_of(reply, max_depth=self._max_depth)
-        raise await call.error(max_depth=self._max_depth, closing=self._closing)
+            return call.value_of(reply, max_depth=self.max_depth)
+        raise await self.error_of(call)
+
+    @trio.lowlevel.enable_ki_protection
+    async def start(
+        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
+    ) -> None:
+        """Sends the request of a call. Nothing was sent if this raises."""
+        if not self._start_now(call, args, kwargs):
+            await self._start_later(call, args, kwargs)
+
+    @trio.lowlevel.enable_ki_protection
+    async def wait(self, call: OutgoingCall) -> Any:
+        """Waits for the outcome of a call that was started just now."""
+        call.task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
+        reply = call.result
+        if isinstance(reply, Frame) and reply.kind == _RESULT:
+            return call.value_of(reply, max_depth=self.max_depth)
+        raise await self.error_of(call)
+
+    def grant(self, call: OutgoingCall, size: int) -> None:
+        """Items of the stream that is the result of a call were consumed: there is room for more."""
+        self.outbox.put(self.protocol.credit(Kind.RESULT_CREDIT, call.id, 0, size), control=True)
+
+    async def error_of(self, call: OutgoingCall) -> Exception:
+        """What is raised if the result of a call is not a RESULT."""
+        return await call.error(max_depth=self.max_depth, closing=self._closing)
+
+    @trio.lowlevel.enable_ki_protection
+    async def leave(self, call: OutgoingCall) -> None:
+        """Cancels a call whose result is a stream, unless it has ended, and waits for its end, at most the grace.
+
+        A cancel does not shorten this.
+        """
+        if not call.awaited or call.cancelled or self._take_back(call):
+            call.awaited = False
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        self._send_cancel(call)
+        if self._acknowledgements.grace <= 0:
+            call.awaited = False
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        call.task = trio.lowlevel.current_task()
+        self._acknowledgements.begin(call, lambda: None)
+        await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
 
     @trio.lowlevel.enable_ki_protection
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
         """Sends a one-way call and waits until the transport has taken it."""
         body, _ = await self._prepare(OutgoingCall(method, None), args, kwargs, one_way=True)
-        frame = self._outbox.put(self._protocol.notify(body))
-        if not await self._outbox.wait_written(frame):
+        frame = self.outbox.put(self.protocol.notify(body))
+        if not await self.outbox.wait_written(frame):
             while self._refusal is None:
                 # The write has failed, and the connection hears of it in a moment.
                 await trio.lowlevel.checkpoint()
-            self._raise_if_refused(maybe_executed=not self._outbox.discard(frame))
+            self._raise_if_refused(maybe_executed=not self.outbox.discard(frame))
 
     @trio.lowlevel.enable_ki_protection
     async def ping(self) -> float:
@@ -176,7 +219,7 @@ class Caller:
 
     def on_hello(self) -> None:
         """The peer's limits are known."""
-        self._slots.set_number(min(self._max_calls, self._protocol.peer.max_calls))
+        self._slots.set_number(min(self._max_calls, self.protocol.peer.max_calls))
         self._hello.set()
 
     def on_reply(self, frame: Frame) -> None:
@@ -193,13 +236,40 @@ class Caller:
         elif not call.cancelled:
             self._wake(call, frame)
         elif frame.kind in {Kind.CANCELLED, Kind.EXPIRED}:
-            self._end_cancelled(call)
+            self._acknowledgements.end(call)
         else:
             self._result_won = True
-            self._cancelled.pop(call, None)
+            self._acknowledgements.forget(call)
             self._wake(call, frame)
+        if call.streams:
+            call.end_streams()
         if self._closing and not self._is_awaited():
             self._idle.set()
+
+    def on_items(self, frame: Frame) -> None:
+        """Items of the stream that is the result of a call arrived."""
+        call = self._in_flight.get(frame.id)
+        if call is None or not call.awaited:  # a GOAWAY has ended it, or nobody waits any more
+            return
+        if call.items is not None:
+            call.items.on_items(frame.body)
+        elif not call.cancelled:
+            self._send_cancel(call)
+            what = f"{call.method} gives a stream: enter it with `async with`, instead of awaiting it"
+            self._wake(call, ProtocolError(what))
+
+    def on_argument(self, frame: Frame) -> None:
+        """The peer has consumed items of an argument, or wants no more of them."""
+        call = self._in_flight.get(frame.id)
+        if call is None:
+            return
+        stream = call.streams.get(frame.stream)
+        if stream is None:
+            raise ProtocolError(f"call {frame.id} has no stream {frame.stream}")
+        if frame.kind == Kind.ARGUMENT_STOP:
+            stream.stop()
+        else:
+            stream.grant(decode_credit(frame.body))
 
     def on_pong(self, number: int) -> None:
         """A pong arrived."""
@@ -207,7 +277,7 @@ class Caller:
 
     def on_goaway(self, frame: Frame) -> None:
         """The peer takes no more calls: those above the last it accepted were not and will not be executed."""
-        make = decode_status(bytes(frame.body), max_depth=self._max_depth)
+        make = decode_status(bytes(frame.body), max_depth=self.max_depth)
         self._refuse(lambda _: make())
         self._fail([call for call in self._in_flight.values() if call.id > frame.id])
 
@@ -224,15 +294,52 @@ class Caller:
         self._closing = True
         self._refuse(closed_error)
         calls = list(self._in_flight.values())
-        self._fail([call for call in calls if self._outbox.discard(call)])
+        self._fail([call for call in calls if self.outbox.discard(call)])
         for call in self._in_flight.values():
             if call.awaited and not call.cancelled:
                 self._send_cancel(call)
         if self._is_awaited():
-            with trio.move_on_after(self._cancel_grace):
+            with trio.move_on_after(self._acknowledgements.grace):
                 await self._idle.wait()
 
     # --- the way of a call ---
+
+    def _start_now(self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None) -> bool:
+        """Takes a place and queues the request, if there is nothing to be waited for."""
+        slots = self._slots
+        if slots.taken >= slots.number:
+            return False
+        slots.taken += 1
+        try:
+            if self._send_now(call, args, kwargs):
+                return True
+        except BaseException:  # nothing was sent, whatever it is
+            slots.give_back()
+            raise
+        slots.give_back()
+        return False
+
+    async def _start_later(
+        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
+    ) -> None:
+        """The same, with all waiting."""
+        await self._wait_for_slot()
+        try:
+            await self._send_when_possible(call, args, kwargs)
+        except BaseException:  # nothing was sent, whatever it is
+            self._slots.give_back()
+            raise
+
+    async def _wait_for_slot(self) -> None:
+        slots = self._slots
+        if slots.taken < slots.number:
+            slots.taken += 1
+        elif self._is_nested() and self.protocol.peer_is_known:
+            # Those in flight may be waiting for the very call that this task handles.
+            raise Overloaded(f"{slots.taken} calls to the peer are in flight, the most it allows, and this one is"
+            " made by a handler of its calls, which must not wait for them")
+        else:
+            await slots.wait()
 
     def _send_now(self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None) -> bool:
         """Queues the request, if there is nothing to be waited for. Otherwise as :meth:`_send_when_possible`."""
@@ -242,8 +349,8 @@ class Caller:
             time_left = deadline - trio.current_time()
             if time_left <= 0:
                 return False
-        outbox, peer = self._outbox, self._protocol.peer
-        if self._refusal is not None or (outbox.unsent and outbox.is_full):
+        outbox, peer = self.outbox, self.protocol.peer
+        if self._refusal is not None or (outbox.unsent and outbox.is_full) or call.places:
             return False
         body = call.encode(args, kwargs, time_left, max_depth=peer.max_depth)
         if (len(body) if isinstance(body, bytes) else size_of(body)) > peer.max_message_size:
@@ -253,9 +360,13 @@ class Caller:
         return True
 
     def _send(self, call: OutgoingCall, body: Data) -> None:
-        call.id, data = self._protocol.request(body)
-        self._outbox.put(data, call, alone=self._is_alone())
+        call.id, data = self.protocol.request(body)
+        # Items of its arguments must not overtake the rest of a request.
+        self.outbox.put(data, call, alone=self._is_alone(), cut=not call.places)
         self._in_flight[call.id] = call
+        if self.outbox.unsent_answers:
+            # If the reading has stopped, it has to go on, for the reply.
+            self.outbox.go_on()
 
     def _is_alone(self) -> bool:
         """Whether the request that is about to be sent is likely to be the only one in this pass of the event loop.
@@ -282,20 +393,25 @@ class Caller:
         is too large to be sent without knowing them.
         """
         while True:
-            if self._outbox.is_full:
-                await self._outbox.wait_for_room()
+            if self.outbox.is_full:
+                await self.outbox.wait_for_room()
             while (deadline := trio.current_effective_deadline()) <= trio.current_time():
                 # Trio is about to deliver a cancel or a deadline. Nothing is sent.
                 await trio.lowlevel.checkpoint()
             self._raise_if_refused()
+            if call.places and not self.protocol.peer.has_streams:
+                if self.protocol.peer_is_known:
+                    raise InvalidArguments(f"{call.method}: the peer does not support arguments that are streams")
+                await self._hello.wait()
+                continue
             time_left = None if one_way or deadline == math.inf else deadline - trio.current_time()
-            body = call.encode(args, kwargs, time_left, max_depth=self._protocol.peer.max_depth)
-            if size_of(body) <= self._protocol.peer.max_message_size:
+            body = call.encode(args, kwargs, time_left, max_depth=self.protocol.peer.max_depth)
+            if size_of(body) <= self.protocol.peer.max_message_size:
                 return body, deadline
-            if self._protocol.peer_is_known:
+            if self.protocol.peer_is_known:
                 raise MessageTooLarge(
                     f"{call.method}: the request has {size_of(body)} bytes, and the peer accepts"
-                    f" {self._protocol.peer.max_message_size}; it was not sent"
+                    f" {self.protocol.peer.max_message_size}; it was not sent"
                 )
             await self._hello.wait()
 
@@ -304,59 +420,48 @@ class Caller:
         if self._take_back(call):
             return Abort.SUCCEEDED
         self._send_cancel(call)
-        if self._cancel_grace <= 0:
+        if self._acknowledgements.grace <= 0:
             # The slot stays taken until the reply: the peer counts the call until its handler has ended.
             call.awaited = False
             return Abort.SUCCEEDED
-        call.cancelled = True
-        call.raise_cancel = raise_cancel
-        self._cancelled[call] = trio.current_time() + self._cancel_grace
-        if not self._enforces_grace:
-            self._enforces_grace = True
-            self._workers.run(self._enforce_grace)
+        self._acknowledgements.begin(call, raise_cancel)
         return Abort.FAILED
 
     def _take_back(self, call: OutgoingCall) -> bool:
         """Ends a call whose request has not left."""
-        if not self._outbox.discard(call):
+        if not self.outbox.discard(call):
             return False
         self._forget(call)
         return True
 
     def _forget(self, call: OutgoingCall) -> None:
-        self._protocol.forget_request(call.id)
+        call.end_streams()
+        self.protocol.forget_request(call.id)
         del self._in_flight[call.id]
         self._slots.give_back()
 
     def _send_cancel(self, call: OutgoingCall) -> None:
-        self._outbox.put(self._protocol.cancel(call.id), control=True, alone=len(self._in_flight) <= 1)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _enforce_grace(self, _: object) -> None:
-        """Ends the waits for acknowledgements that do not come. Runs while there are cancelled calls."""
-        while self._cancelled:
-            call, until = next(iter(self._cancelled.items()))
-            await trio.sleep_until(until)
-            if call in self._cancelled:
-                self._end_cancelled(call)
-        self._enforces_grace = False
+        self.outbox.put(self.protocol.cancel(call.id), control=True, alone=len(self._in_flight) <= 1)
 
     def _wake(self, call: OutgoingCall, result: Frame | Exception) -> None:
-        """The call has its result: its task goes on."""
+        """The call has its result: its task goes on, or who reads its items."""
         call.awaited = False
         call.result = result
-        assert call.task is not None
-        trio.lowlevel.reschedule(call.task)
-        call.task = None
+        if call.task is not None:
+            trio.lowlevel.reschedule(call.task)
+            call.task = None
+        if call.items is not None:
+            call.items.on_end(lambda: self._end_of_items(call))
 
-    def _end_cancelled(self, call: OutgoingCall) -> None:
-        """A cancelled call is acknowledged, or given up: its task gets the cancel that it waited with."""
-        call.awaited = False
-        self._cancelled.pop(call, None)
-        assert call.task is not None
-        assert call.raise_cancel is not None
-        trio.lowlevel.reschedule(call.task, outcome.capture(call.raise_cancel))
-        call.task = None
+    async def _end_of_items(self, call: OutgoingCall) -> Exception | None:
+        """What is raised behind the last item of a stream."""
+        reply = call.result
+        if not (isinstance(reply, Frame) and reply.kind == _RESULT):
+            return await self.error_of(call)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if call.value_of(reply, max_depth=self.max_depth) is None:
+            return None
+        return ProtocolError(f"{call.method} gives no stream, but one value: await it")
 
     # --- the end ---
 
@@ -378,10 +483,10 @@ class Caller:
     def _fail(self, calls: list[OutgoingCall]) -> None:
         assert self._refusal is not None
         for call in calls:
-            maybe_executed = not self._outbox.discard(call)
+            maybe_executed = not self.outbox.discard(call)
             self._forget(call)
             if call.awaited and call.cancelled:
-                self._end_cancelled(call)
+                self._acknowledgements.end(call)
             elif call.awaited:
                 self._wake(call, self._refusal(maybe_executed))
         if self._closing and not self._is_awaited():

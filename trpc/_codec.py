@@ -19,7 +19,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ._outgoing import Data
+    from ._frames import Data
 
 # msgpack has no types of its own.
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb

@@ -23,17 +23,20 @@ and neither is what its caller awaits: Trio delivers the interrupt there, as a k
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ._caller import Caller
-from ._context import Peer
+from ._client import Client
+from ._context import is_handling_for
 from ._dispatcher import Dispatcher
 from ._errors import ClientClosed, ConnectionLost, ProtocolError
 from ._exceptions import encode_status
 from ._outbox import Outbox
+from ._peer import Peer
 from ._protocol import Protocol
 from ._reader import BROKEN, Reader
 from ._workers import Workers
@@ -69,7 +72,7 @@ class Connection(Reader):
         opened: when it began, in ``trio.current_time()`` seconds.
     """
 
-    __slots__ = ("__weakref__", "_cancel_grace", "_closed_here", "_on_end", "opened", "peer")
+    __slots__ = ("__weakref__", "_cancel_grace", "_client", "_closed_here", "_lost_error", "_on_end", "opened", "peer")
 
     def __init__(
         self,
@@ -92,15 +95,34 @@ class Connection(Reader):
         self._cancel_grace = cancel_grace
         self._on_end = on_end
         self._caller = None
+        self._client: Client | None = None
+        self._lost_error: Callable[[bool], Exception] | None = None
         self._dispatcher = Dispatcher(
-            table, protocol, outbox, workers, peer=self.peer, limits=limits, send_tracebacks=send_tracebacks
+            table,
+            protocol,
+            outbox,
+            workers,
+            peer=self.peer,
+            limits=limits,
+            send_tracebacks=send_tracebacks,
+            patience=cancel_grace,
+            client_of=self._make_client,
         )
 
     @property
+    def client(self) -> Client:
+        """What users call the peer with."""
+        if self._client is None:
+            self._client = Client(self.caller, self.peer)
+        return self._client
+
+    def _make_client(self) -> Client:
+        return self.client
+
+    @property
     def caller(self) -> Caller:
-        """Our calls. Made on first use, before :meth:`run`: most connections of a server never call."""
+        """Our calls. Made on first use: most connections of a server never call."""
         if self._caller is None:
-            assert self._workers.nursery is None
             self._caller = Caller(
                 self._protocol,
                 self._outbox,
@@ -108,7 +130,13 @@ class Connection(Reader):
                 cancel_grace=self._cancel_grace,
                 max_depth=self._limits.max_depth,
                 max_calls=self._limits.max_calls,
+                stream_credit=self._limits.stream_credit,
+                is_nested=functools.partial(is_handling_for, self.peer),
             )
+            if self._protocol.peer_is_known:
+                self._caller.on_hello()
+            if self._lost_error is not None:
+                self._caller.on_lost(self._lost_error)
         return self._caller
 
     @property
@@ -180,6 +208,7 @@ class Connection(Reader):
             exc.__cause__ = reason
             return exc
 
+        self._lost_error = error
         if self._caller is not None:
             self._caller.on_lost(error)
         self._outbox.close(within=_FLUSH_TIME)

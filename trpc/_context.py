@@ -1,33 +1,25 @@
-"""What travels with a call without being an argument: the current call, and metadata."""
+"""The current call: what a handler may know of the call that it serves."""
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
-
-from ._messages import MetadataValue, is_metadata_value
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Mapping
+
+    from ._client import Client
+    from ._messages import MetadataValue
+    from ._peer import Peer
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Peer:
-    """The other end of one connection.
+class Owner(Protocol):
+    """What runs the calls of one connection."""
 
-    There is one object per connection, compared by identity and usable as a key of a
-    ``weakref.WeakKeyDictionary``: that is how a service keeps state per connection.
-
-    Attributes:
-        address: where it is, for people to read: ``"127.0.0.1:51234"``, ``"unix:/run/app.sock"``.
-    """
-
-    address: str
-
-    def __str__(self) -> str:
-        return self.address
+    @property
+    def client(self) -> Client:
+        """For calls in the other direction."""
+        ...
 
 
 class CurrentCall(NamedTuple):
@@ -38,18 +30,30 @@ class CurrentCall(NamedTuple):
         peer: who called.
         metadata: what the caller sent with ``trpc.metadata``; empty if nothing.
         deadline: absolute, in ``trio.current_time()`` seconds; ``math.inf`` if there is none.
+        owner: where :attr:`client` comes from; of no use otherwise.
     """
 
     method: str
     peer: Peer
     metadata: Mapping[str, MetadataValue]
     deadline: float
+    owner: Owner
+
+    def __repr__(self) -> str:
+        return f"<call of {self.method} from {self.peer}, metadata {self.metadata!r}, deadline {self.deadline}>"
+
+    @property
+    def client(self) -> Client:
+        """For calls back to the caller, of what it serves with ``trpc.connect(url, service=...)``.
+
+        It is the same for all calls of a connection, and usable as long as that lasts. A call that a handler makes
+        is bounded by its own deadline, and cancelled with it. If as many calls to the peer are in flight as it allows,
+        one that a handler makes raises ``Overloaded``: it might wait for ever for those that wait for it.
+        """
+        return self.owner.client
 
 
 _current_call: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("trpc.current_call")
-_metadata: contextvars.ContextVar[Mapping[str, MetadataValue] | None] = contextvars.ContextVar(
-    "trpc.metadata", default=None
-)
 
 
 def current_call() -> CurrentCall:
@@ -64,36 +68,10 @@ def current_call() -> CurrentCall:
         raise RuntimeError("trpc.current_call() works only inside a method that a peer has called") from None
 
 
-@contextlib.contextmanager
-def metadata(**values: MetadataValue) -> Generator[None, None, None]:
-    """Calls made inside the ``with`` block carry these values, and those of the blocks around it.
-
-    A handler reads them from ``current_call().metadata``. They go one hop: a handler that wants to pass
-    them on says ``with trpc.metadata(**trpc.current_call().metadata)``.
-
-    Raises:
-        TypeError: a value is not a str, bytes, int, float, bool or None.
-    """
-    for key, value in values.items():
-        if not is_metadata_value(value):
-            raise TypeError(f"metadata {key!r} must be a str, bytes, int, float, bool or None, not {value!r}")
-    token = _metadata.set({**(_metadata.get() or {}), **values})
-    try:
-        yield
-    finally:
-        _metadata.reset(token)
-
-
-# What the next call carries. Without a function around it, as it is asked for each call.
-outgoing_metadata: Callable[[], Mapping[str, MetadataValue] | None] = _metadata.get
-
-
-def context_for_calls() -> contextvars.Context:
-    """A copy of the present context for handlers to start from: their own calls carry no metadata of somebody else."""
-    context = contextvars.copy_context()
-    if _metadata.get() is not None:
-        context.run(_metadata.set, None)
-    return context
+def is_handling_for(peer: Peer) -> bool:
+    """Whether a call of this peer's is being handled here."""
+    call = _current_call.get(None)
+    return call is not None and call.peer is peer
 
 
 # Makes a call the current one of this context; without a function around it, as this is done for each call.

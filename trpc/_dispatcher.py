@@ -11,29 +11,41 @@ what is left is awaited; see ``_relay``. The worker's scope is left before an er
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import trio
 
 from . import _codec
-from ._context import CurrentCall, context_for_calls, enter_call
-from ._errors import DeadlineExceeded, InvalidArguments, MessageTooLarge, MethodNotFound, Overloaded, RPCError
+from ._callee_streams import CalleeStreams
+from ._context import CurrentCall, enter_call
+from ._errors import (
+    DeadlineExceeded,
+    InvalidArguments,
+    MessageTooLarge,
+    MethodNotFound,
+    Overloaded,
+    RPCError,
+)
 from ._exceptions import encode_exception, encode_status
 from ._incoming_call import CallInfo, IncomingCall
+from ._frames import size_of
 from ._messages import ALWAYS_ACCEPTED, Kind, decode_request
-from ._outgoing import size_of
+from ._metadata import context_for_calls
+from ._pump import ItemError, pump
 from ._relay import resume
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from ._context import Peer
-    from ._frames import Frame
+    from ._client import Client
+    from ._frames import Data, Frame
     from ._limits import Limits
     from ._outbox import Outbox
-    from ._outgoing import Data
+    from ._peer import Peer
     from ._protocol import Protocol
     from ._service import BoundMethod
     from ._workers import Worker, Workers
@@ -63,6 +75,8 @@ class Dispatcher:
         peer: who calls.
         limits: what this side accepts.
         send_tracebacks: whether errors carry the handler's traceback.
+        patience: seconds that a producer whose items are not wanted any more is waited for.
+        client_of: gives the client for calls in the other direction.
 
     Attributes:
         now: when the last request was admitted, in ``trio.current_time()`` seconds.
@@ -71,12 +85,15 @@ class Dispatcher:
     __slots__ = (
         "_answers",
         "_calls",
+        "_client_of",
         "_clock",
         "_context",
+        "_deferred",
         "_limits",
         "_outbox",
         "_protocol",
         "_send_tracebacks",
+        "_streams",
         "_table",
         "_workers",
         "now",
@@ -93,6 +110,8 @@ class Dispatcher:
         peer: Peer,
         limits: Limits,
         send_tracebacks: bool,
+        patience: float,
+        client_of: Callable[[], Client],
     ) -> None:
         self.peer = peer
         self.now = 0.0
@@ -102,12 +121,21 @@ class Dispatcher:
         self._workers = workers
         self._limits = limits
         self._send_tracebacks = send_tracebacks
+        self._streams = CalleeStreams(protocol, outbox, limits, patience)
+        self._client_of = client_of
         self._calls: dict[int, IncomingCall] = {}
+        self._deferred: deque[IncomingCall] | None = None
+        """Calls that wait until the peer reads more of the answers, as long as there are any."""
         self._answers = 0
         """Since the last request: where there was one, more are likely to be ready in the same pass."""
         self._context = context_for_calls()
         # Not trio.current_time(), which looks for it anew, for each request.
         self._clock = trio.lowlevel.current_clock()
+
+    @property
+    def client(self) -> Client:
+        """For calls in the other direction."""
+        return self._client_of()
 
     @property
     def calls(self) -> list[CallInfo]:
@@ -136,18 +164,26 @@ class Dispatcher:
             limits = self._limits
             if len(calls) >= limits.max_calls:
                 raise Overloaded(f"{limits.max_calls} calls of this connection are in flight, the most allowed")
+            if frame.flags:
+                raise Overloaded(f"more than {limits.max_incomplete} bytes of requests are on their way, in fragments")
             if len(frame.body) > limits.max_message_size:
                 raise MessageTooLarge(f"the request has {len(frame.body)} bytes, of {limits.max_message_size} allowed")
             request = decode_request(frame.body, max_depth=limits.max_depth)
             method = self._table.get(request.method)
             if method is None:
                 raise MethodNotFound(f"there is no method {request.method[:_MAX_SHOWN]!r} that can be called here")
+            call = IncomingCall(self, call_id, method, request, now, one_way)
+            if request.streams or method.method.is_stream:
+                self._streams.open(call)
         except RPCError as exc:
             self._reject(call_id, exc, one_way=one_way)
             return None
-        calls[call_id] = call = IncomingCall(self, call_id, method, request, now, one_way)
+        calls[call_id] = call
         if request.time_left is not None or limits.max_call_time != math.inf:
             self._set_deadline(call)
+        if self._outbox.unsent_answers > limits.max_unsent:
+            self._defer(call)
+            return None
         # A handler that is likely to wait would stop the reading for a pass of the event loop, so it gets a
         # worker of its own; but if it is the only one, nothing is gained by that.
         if worker is not None and (method.waits < _LIKELY or len(calls) == 1):
@@ -161,8 +197,35 @@ class Dispatcher:
             call.cancelled = True
             if call.scope is not None:
                 call.scope.cancel()
+        elif self._protocol.drop_incomplete_request(call_id):
+            self._reply(Kind.CANCELLED, call_id)
+
+    def on_stream(self, frame: Frame) -> None:
+        """A message of a stream arrived for a call that is open.
+
+        Raises:
+            ProtocolError: it must not come now.
+        """
+        self._streams.on_message(self._calls.get(frame.id), frame)
 
     # --- a call's life ---
+
+    def _defer(self, call: IncomingCall) -> None:
+        """The peer does not read the answers, but has to be read: the call begins when it has read more of them."""
+        if self._deferred is None:
+            self._deferred = deque()
+            self._workers.run(self._begin_deferred)
+        self._deferred.append(call)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _begin_deferred(self, _: object) -> None:
+        deferred = self._deferred
+        while deferred:
+            await self._outbox.wait_until_answered()
+            await trio.lowlevel.checkpoint()
+            if not self._outbox.is_full_of_answers:
+                self._workers.run(deferred.popleft().run)
+        self._deferred = None
 
     def _set_deadline(self, call: IncomingCall) -> None:
         time_left = call.request.time_left
@@ -183,7 +246,7 @@ class Dispatcher:
         scope = call.scope = worker.scope
         if call.deadline != math.inf or call.cancelled:
             if call.cancelled or call.deadline <= call.started:
-                del self._calls[call.id]
+                self._forget(call)
                 self.finish_cancelled(call)
                 return None
             scope.deadline = call.deadline
@@ -195,15 +258,15 @@ class Dispatcher:
         except StopIteration as stop:
             if not call.one_way:
                 self._finish(call, stop.value)
-            del self._calls[call.id]
+            self._forget(call)
         except BaseException as exc:  # noqa: BLE001 - whatever the handler raises is the caller's to know
-            del self._calls[call.id]
+            self._forget(call)
             self.finish_raised(call, exc)
         else:
             if method.waits < _MOST_LIKELY:
                 method.waits += 1
             worker.call = call
-            return self._complete(call, worker, resume(coroutine, yielded, context))
+            return self._complete(call, worker, resume(coroutine, yielded, context.run))
         if method.waits:
             method.waits -= 1
         self._leave(call, worker)
@@ -215,11 +278,17 @@ class Dispatcher:
         try:
             value = await rest
         finally:
-            del self._calls[call.id]
+            self._forget(call)
         if not call.one_way:
             self._finish(call, value)
         worker.call = None
         self._leave(call, worker)
+
+    def _forget(self, call: IncomingCall) -> None:
+        """The handler has ended."""
+        del self._calls[call.id]
+        if call.items is not None or call.streams is not None:
+            self._streams.close(call)
 
     def _leave(self, call: IncomingCall, worker: Worker) -> None:
         """The worker is done with a call that has ended by itself."""
@@ -255,19 +324,22 @@ class Dispatcher:
             self._reply(_RESULT, call.id, body)
         else:
             self._answers += 1
-            self._outbox.answer(self._protocol.reply(_RESULT, call.id, body), alone=self._answers == 1)
+            # That of a stream goes behind its items.
+            data = self._protocol.reply(_RESULT, call.id, body)
+            self._outbox.answer(data, alone=self._answers == 1, bulk=call.items is not None)
 
     def finish_cancelled(self, call: IncomingCall) -> None:
         """The handler has ended by the cancel of its scope."""
         if call.one_way:
             return
+        bulk = call.items is not None
         if call.cancelled:
-            self._reply(Kind.CANCELLED, call.id)
+            self._reply(Kind.CANCELLED, call.id, bulk=bulk)
         elif call.expires:
-            self._reply(Kind.EXPIRED, call.id)
+            self._reply(Kind.EXPIRED, call.id, bulk=bulk)
         else:
             error = DeadlineExceeded(f"{call.method.name} ran for {self._limits.max_call_time} s, the server's limit")
-            self._reply(Kind.ERROR, call.id, encode_status(error))
+            self._reply(Kind.ERROR, call.id, encode_status(error), bulk=bulk)
 
     def report_open_scope(self, call: IncomingCall) -> None:
         """The handler has not left a cancel scope that it had entered; others were kept out of it."""
@@ -282,6 +354,13 @@ class Dispatcher:
         """The handler has raised. Raises what must not stay with the call."""
         if isinstance(exc, _ArgumentsError):
             self._reject(call.id, exc.reason, one_way=call.one_way)
+        elif exc is call.bad_item and isinstance(exc, InvalidArguments):
+            # An argument that does not fit, although it was found late.
+            self._reply(Kind.ERROR, call.id, encode_status(exc), bulk=call.items is not None)
+        elif isinstance(exc, ItemError):
+            logger.error("%s for %s: an item cannot be sent", call.method.name, self.peer, exc_info=exc)
+            error = exc.reason if isinstance(exc.reason, MessageTooLarge) else RPCError(str(exc))
+            self._reply(Kind.ERROR, call.id, encode_status(error), bulk=True)
         elif isinstance(exc, Exception):
             self._finish_failed(call, exc)
         else:
@@ -292,7 +371,12 @@ class Dispatcher:
         if call.one_way:
             return
         try:
-            body = encode_exception(exc, send_traceback=self._send_tracebacks, max_depth=self._protocol.peer.max_depth)
+            body = encode_exception(
+                exc,
+                send_traceback=self._send_tracebacks,
+                max_depth=self._protocol.peer.max_depth,
+                after_cancel=call.items is not None and call.cancelled,
+            )
         except BaseException as trouble:  # str() and the attributes of a user's exception may raise anything
             logger.exception("%s for %s: the exception cannot be sent", call.method.name, self.peer)
             name = type(exc).__name__
@@ -302,7 +386,7 @@ class Dispatcher:
             if not isinstance(trouble, Exception):
                 raise
             return
-        self._reply(Kind.ERROR, call.id, body)
+        self._reply(Kind.ERROR, call.id, body, bulk=call.items is not None)
 
     def _finish_fatal(self, call: IncomingCall, exc: BaseException) -> NoReturn:
         """Raises what must not stay in this task: KeyboardInterrupt and the like, and Cancelled in groups."""
@@ -325,16 +409,16 @@ class Dispatcher:
 
     def _reply_internal(self, call: IncomingCall, message: str) -> None:
         error = RPCError(message)
-        self._reply(Kind.ERROR, call.id, encode_status(error))
+        self._reply(Kind.ERROR, call.id, encode_status(error), bulk=call.items is not None)
 
-    def _reply(self, kind: int, call_id: int, body: Data = b"") -> None:
+    def _reply(self, kind: int, call_id: int, body: Data = b"", *, bulk: bool = False) -> None:
         limit = self._protocol.peer.max_message_size
         size = size_of(body)
         if size > limit and (kind == _RESULT or size > ALWAYS_ACCEPTED):
             error = MessageTooLarge(f"the reply has {size} bytes, and the caller accepts {limit}")
             kind, body = Kind.ERROR, encode_status(error)
         self._answers += 1
-        self._outbox.answer(self._protocol.reply(kind, call_id, body), alone=self._answers == 1)
+        self._outbox.answer(self._protocol.reply(kind, call_id, body), alone=self._answers == 1, bulk=bulk)
 
 
 class _ArgumentsError(Exception):
@@ -348,12 +432,17 @@ class _ArgumentsError(Exception):
 @trio.lowlevel.disable_ki_protection
 async def _invoke(call: IncomingCall, bound: BoundMethod) -> Any:
     """Runs in the call's own context, which may live on in tasks that the handler starts: it does not hold the call."""
-    enter_call(CurrentCall(bound.name, call.owner.peer, call.request.metadata or {}, call.deadline))
+    owner = call.owner
+    enter_call(CurrentCall(bound.name, owner.peer, call.request.metadata or {}, call.deadline, owner))
     try:
         # Here, because it may run code of the arguments' classes.
         args, kwargs = bound.method.signature.convert_arguments(call.request.args, call.request.kwargs)
     except InvalidArguments as exc:
         raise _ArgumentsError(exc) from None
+    if call.items is not None:
+        result = bound.call(*args, **kwargs)
+        await pump(await result if inspect.isawaitable(result) else result, call.items)
+        return None
     if bound.method.is_async:
         return await bound.call(*args, **kwargs)
     if bound.method.in_thread:

@@ -131,14 +131,25 @@ def encode_status(error: RPCError) -> bytes:
     return _codec.pack({"code": int(code), "message": message}, max_depth=1)
 
 
-def encode_exception(exc: Exception, *, send_traceback: bool, max_depth: int) -> bytes:
+def encode_exception(
+    exc: Exception, *, send_traceback: bool = False, max_depth: int, after_cancel: bool = False
+) -> bytes:
     """Body of ERROR for what a handler raised.
+
+    Args:
+        exc: what it was.
+        send_traceback: whether to send where that was.
+        max_depth: nesting that the receiver accepts.
+        after_cancel: whether the handler had been cancelled by then.
 
     Raises:
         Exception: whatever ``str()`` or an attribute of the exception raises, or EncodeError.
     """
     left = iter(range(_MAX_TREE))
-    return _codec.pack(_describe(exc, left, send_traceback=send_traceback), max_depth=max_depth)
+    error = _describe(exc, left, send_traceback=send_traceback)
+    if after_cancel:
+        error["after_cancel"] = True
+    return _codec.pack(error, max_depth=max_depth)
 
 
 def _count(left: Iterator[int]) -> None:
@@ -217,6 +228,14 @@ def decode_error(body: bytes, *, max_depth: int) -> Exception:
     # Whatever is in it, and whatever a registered class makes of that.
     except Exception as exc:  # noqa: BLE001 - see above
         return ProtocolError(f"the peer's error message cannot be read: {exc!r}")
+
+
+def is_after_cancel(body: bytes, *, max_depth: int) -> bool:
+    """Whether an ERROR message tells of what a handler raised when it was cancelled."""
+    try:
+        return _codec.unpack(body, max_depth=max_depth)["after_cancel"] is True
+    except Exception:  # noqa: BLE001 - whatever is in it
+        return False
 
 
 def decode_status(body: bytes, *, max_depth: int) -> Callable[[], RPCError]:

@@ -19,7 +19,8 @@ from ._errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._outgoing import Data
+# The bytes of a frame, or of its body: in one piece, or, if it is large, in those that it was made of.
+Data = bytes | tuple[bytes, ...]
 
 VERSION: Final = 1
 # The first byte can start neither ASCII, UTF-8 nor a TLS record, so that the first byte of a stray
@@ -40,6 +41,11 @@ _COPIED: Final = 64 * 1024
 _ZEROS: Final = memoryview(bytes(1024 * 1024))
 
 
+# Flags of a frame that is a part of a message; see docs/wire-protocol.md.
+MORE: Final = 0x01
+CONTINUED: Final = 0x02
+
+
 class Frame(NamedTuple):
     """One frame, as it is on the wire."""
 
@@ -50,16 +56,72 @@ class Frame(NamedTuple):
     stream: int = 0
 
 
+def size_of(data: Data) -> int:
+    """How many bytes it has."""
+    return len(data) if isinstance(data, bytes) else sum(map(len, data))
+
+
 # Half the time of Frame(...), which is a Python function around this.
 _new_frame: Final = cast("Callable[[type[Frame], tuple[object, ...]], Frame]", cast("Any", tuple).__new__)
 
 
-def frame_of(kind: int, call_id: int, body: Data) -> Data:
+def frame_of(kind: int, call_id: int, body: Data, stream: int = 0) -> Data:
     """The bytes of a frame, whose body stays in one piece if it is large."""
     if not isinstance(body, bytes):
-        return (pack_header(HEADER_SIZE + sum(map(len, body)), kind, 0, 0, call_id), *body)
-    header = pack_header(HEADER_SIZE + len(body), kind, 0, 0, call_id)
+        return (pack_header(HEADER_SIZE + sum(map(len, body)), kind, 0, stream, call_id), *body)
+    header = pack_header(HEADER_SIZE + len(body), kind, 0, stream, call_id)
     return (header, body) if len(body) > _COPIED else header + body
+
+
+class Cutter:
+    """Cuts one large frame into fragments, that is, frames with a part of its body each.
+
+    Args:
+        data: the bytes of the frame, its header apart or in front.
+        size: how much of the body goes into each fragment.
+    """
+
+    __slots__ = ("_chunks", "_flags", "_id", "_kind", "_size", "_stream", "left")
+
+    def __init__(self, data: Data, size: int) -> None:
+        chunks = (data,) if isinstance(data, bytes) else data
+        length, self._kind, _, self._stream, self._id = _unpack_header(chunks[0])
+        self._chunks = [view for chunk in chunks if (view := memoryview(chunk))]
+        self._chunks[0] = self._chunks[0][_PREFIX:]
+        self._size = size
+        self._flags = 0
+        self.left: int = length - HEADER_SIZE
+
+    @property
+    def next_size(self) -> int:
+        """How much of the body the next fragment has."""
+        return min(self.left, self._size)
+
+    def next(self) -> list[bytes | memoryview]:
+        """The bytes of the next fragment; :meth:`advance` goes on to the one behind it."""
+        size = self.next_size
+        more = MORE if size < self.left else 0
+        fragment: list[bytes | memoryview] = [
+            pack_header(HEADER_SIZE + size, self._kind, self._flags | more, self._stream, self._id)
+        ]
+        for chunk in self._chunks:
+            if size <= 0:
+                break
+            fragment.append(chunk[:size])
+            size -= len(chunk)
+        return fragment
+
+    def advance(self) -> bool:
+        """The next fragment has been taken; says whether there are more."""
+        size = self.next_size
+        self.left -= size
+        while size > 0:
+            if size < len(self._chunks[0]):
+                self._chunks[0] = self._chunks[0][size:]
+                break
+            size -= len(self._chunks.pop(0))
+        self._flags = CONTINUED
+        return self.left > 0
 
 
 def encode_frame(kind: int, id: int, body: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:  # noqa: A002 - as in Frame

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
     import trio
 
-    from ._context import Peer
+    from ._client import Client
+    from ._incoming_stream import IncomingStream
     from ._messages import Request
+    from ._outgoing_stream import OutgoingStream
+    from ._peer import Peer
     from ._service import BoundMethod
     from ._workers import Worker
 
@@ -22,6 +25,11 @@ class Owner(Protocol):
     """What runs the calls of one connection, and replies: its dispatcher."""
 
     peer: Peer
+
+    @property
+    def client(self) -> Client:
+        """For calls in the other direction."""
+        ...
 
     def begin(self, call: IncomingCall, worker: Worker) -> Coroutine[Any, Any, None] | None:
         """Runs the handler until it waits; gives what is left of it then."""
@@ -44,16 +52,19 @@ class IncomingCall:
     """One call of the peer's, until its handler has ended and the reply is queued."""
 
     __slots__ = (
+        "bad_item",
         "cancelled",
         "deadline",
         "expires",
         "id",
+        "items",
         "method",
         "one_way",
         "owner",
         "request",
         "scope",
         "started",
+        "streams",
     )
 
     def __init__(
@@ -77,6 +88,12 @@ class IncomingCall:
         self.scope: trio.CancelScope | None = None
         """What the handler runs in, once it does."""
         self.cancelled = False
+        self.items: OutgoingStream | None = None
+        """The stream that is its result."""
+        self.streams: dict[int, IncomingStream] | None = None
+        """Its arguments that are streams."""
+        self.bad_item: Exception | None = None
+        """What the handler was told of an item that does not fit."""
 
     async def run(self, worker: Worker) -> None:
         """Runs it in a worker that does nothing else meanwhile."""

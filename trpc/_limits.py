@@ -44,6 +44,17 @@ class Limits:
     """Bytes that wait to be written to a peer that reads slowly. Above it in answers to what the peer has
     sent, it is not read any more until it reads; above it in all, new calls to it wait."""
 
+    stream_credit: int = 256 * KiB
+    """Bytes of one stream that its sender may be ahead of its consumer here. Each open stream may hold as
+    much, and one item more. It bounds the speed over a network to this much per round trip."""
+
+    max_streams: int = 256
+    """Arguments of the peer's calls that are streams, per connection. With their credit, 64 MiB."""
+
+    max_incomplete: int = 64 * MiB
+    """Bytes of the peer's requests that arrive in fragments and are not complete yet: some large requests at
+    once, and no more memory for a peer that begins many and completes none."""
+
     hello_timeout: float = 5.0
     """Seconds until the peer's hello has to be there. It is the first thing that a peer sends, so this is
     one round trip and some patience."""

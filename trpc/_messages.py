@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ._limits import Limits
-    from ._outgoing import Data
+    from ._frames import Data
 
 IGNORABLE: Final = 0x80
 """A kind with this bit may be ignored by a peer that does not know it."""
 
 
 class Kind(enum.IntEnum):
-    """Kinds of messages. The high nibble says who may send it: anyone, the caller, the callee."""
+    """Kinds of messages. The high nibble says who may send it: anyone, the caller, the callee.
+
+    ``ARGUMENT_*`` are for streams from caller to callee, ``RESULT_*`` for the one from callee to caller.
+    """
 
     HELLO = 0x01
     PING = 0x02
@@ -35,11 +38,28 @@ class Kind(enum.IntEnum):
     REQUEST = 0x10
     NOTIFY = 0x11
     CANCEL = 0x12
+    ARGUMENT_ITEMS = 0x13
+    ARGUMENT_END = 0x14
+    RESULT_CREDIT = 0x15
     RESULT = 0x20
     ERROR = 0x21
     CANCELLED = 0x22
     EXPIRED = 0x23
+    RESULT_ITEMS = 0x24
+    ARGUMENT_CREDIT = 0x26
+    ARGUMENT_STOP = 0x27
 
+
+# What this side supports beyond the base of the protocol, and says in its hello.
+FRAGMENTS: Final = "fragments"
+STREAMS: Final = "streams"
+
+# What a message of a stream costs beside its body: about what it takes in memory.
+ITEMS_COST: Final = 16
+MAX_CREDIT: Final = 2**63 - 1
+_MAX_GRANT: Final = 2**32 - 1
+# Numbers of the argument streams of one call.
+MAX_STREAM: Final = 2**16 - 1
 
 # A year: nobody waits longer, and no arithmetic on a clock overflows.
 MAX_TIME_LEFT: Final = 365 * 86400.0
@@ -54,15 +74,30 @@ class Hello:
     max_message_size: int
     max_calls: int
     max_depth: int
+    features: tuple[str, ...] = ()
+    stream_credit: int | None = None
 
     def encode(self) -> bytes:
         """Body of HELLO."""
-        return _codec.pack(dataclasses.asdict(self), max_depth=1)
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if value}
+        return _codec.pack(fields, max_depth=2)
+
+    @property
+    def has_fragments(self) -> bool:
+        """Whether it takes large messages in fragments."""
+        return FRAGMENTS in self.features
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether its calls may have streams."""
+        return STREAMS in self.features
 
     @classmethod
     def of(cls, limits: Limits) -> Hello:
         """The hello that announces ``limits``."""
-        return cls(limits.max_message_size, limits.max_calls, limits.max_depth)
+        return cls(
+            limits.max_message_size, limits.max_calls, limits.max_depth, (FRAGMENTS, STREAMS), limits.stream_credit
+        )
 
     @classmethod
     @functools.lru_cache(maxsize=32)
@@ -72,15 +107,17 @@ class Hello:
         Most clients of a server say the same, and then share one object.
 
         Raises:
-            ProtocolError: not a map, or a limit is missing, not an integer or below its minimum.
+            ProtocolError: not a map, or a limit is missing, not an integer or out of its range.
         """
         try:
             hello: Hello = _codec.convert(_codec.unpack(body, max_depth=8), cls)
         except _codec.DecodeError as exc:
             raise ProtocolError(f"the peer's hello cannot be read: {exc}") from exc
-        for field in dataclasses.fields(cls):
-            if getattr(hello, field.name) < 1:
-                raise ProtocolError(f"the peer's hello announces a {field.name} of {getattr(hello, field.name)}")
+        for name, value in dataclasses.asdict(hello).items():
+            if isinstance(value, int) and value < 1:
+                raise ProtocolError(f"the peer's hello announces a {name} of {value}")
+        if hello.has_streams and not 1 <= (hello.stream_credit or 0) <= _MAX_GRANT:
+            raise ProtocolError(f"the peer's hello announces streams with a stream_credit of {hello.stream_credit}")
         return hello
 
 
@@ -101,6 +138,8 @@ class Request(NamedTuple):
     kwargs: dict[str, Any] | None
     time_left: float | None
     metadata: dict[str, MetadataValue] | None
+    streams: dict[int, int | str] | None
+    """The arguments that are streams: number of the stream to position or keyword of the argument."""
 
 
 # As of frames: half the time of Request(...).
@@ -113,17 +152,25 @@ def encode_request(
     kwargs: Mapping[str, object] | None,
     time_left: float | None,
     metadata: Mapping[str, MetadataValue] | None,
+    streams: Mapping[int, int | str] | None = None,
     *,
     max_depth: int,
 ) -> Data:
     """Body of REQUEST or NOTIFY; elements at the end that are None are left out.
 
+    Args:
+        streams: as in :class:`Request`; these arguments are None in their places.
+        method, args, kwargs, time_left, metadata: as in :class:`Request`.
+        max_depth: nesting that the receiver accepts.
+
     Raises:
         EncodeError: an argument cannot be encoded.
     """
     fields: list[object] = [method, args]
-    if kwargs or time_left is not None or metadata:
-        fields += [kwargs or None, time_left, metadata or None]
+    if kwargs or time_left is not None or metadata or streams:
+        # Keys of maps are text.
+        numbered = {str(number): place for number, place in streams.items()} if streams else None
+        fields += [kwargs or None, time_left, metadata or None, numbered]
         while fields[-1] is None:
             fields.pop()
     for argument in args:
@@ -145,10 +192,10 @@ def decode_request(body: bytes | memoryview, *, max_depth: int) -> Request:
     if not _is_array(fields) or len(fields) < 2:
         raise InvalidArguments("a request is an array of a method's name, its arguments and options")
     method, args = fields[0], fields[1]
-    kwargs = time_left = metadata = None
+    kwargs = time_left = metadata = streams = None
     if len(fields) > 2:
         # Elements beyond the known ones come from later versions and are ignored.
-        kwargs, time_left, metadata = [*fields[2:5], None, None][:3]
+        kwargs, time_left, metadata, streams = [*fields[2:6], None, None, None][:4]
     if type(method) is not str:
         raise InvalidArguments("the method's name must be a string")
     if not _is_array(args):
@@ -159,7 +206,9 @@ def decode_request(body: bytes | memoryview, *, max_depth: int) -> Request:
         raise InvalidArguments("metadata must be a map from strings to scalars")
     if time_left is not None:
         time_left = _check_time_left(time_left)
-    return _new_request(Request, (method, args, kwargs, time_left, metadata))
+    if streams is not None:
+        streams = _check_streams(streams, args, kwargs or {})
+    return _new_request(Request, (method, args, kwargs, time_left, metadata, streams))
 
 
 def is_metadata_value(value: object) -> bool:
@@ -180,3 +229,41 @@ def _check_time_left(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise InvalidArguments(f"the time left must be a finite number of seconds, not {value!r}")
     return min(float(value), MAX_TIME_LEFT)
+
+
+def _check_streams(value: object, args: list[Any], kwargs: dict[str, Any]) -> dict[int, int | str]:
+    """Which arguments are streams, if each of them is there, once, and nil in its place."""
+    if not _has_text_keys(value):
+        raise InvalidArguments("the streams must be a map from their numbers to arguments")
+    streams: dict[int, int | str] = {}
+    for text, place in cast("dict[str, Any]", value).items():
+        number = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_STREAM)) else 0
+        if not 1 <= number <= MAX_STREAM or text != str(number):
+            raise InvalidArguments(f"{text[:20]!r} is not the number of a stream")
+        is_there = place in kwargs if type(place) is str else type(place) is int and 0 <= place < len(args)
+        if not is_there or (kwargs[place] if type(place) is str else args[place]) is not None:
+            raise InvalidArguments(f"stream {number} is for an argument that is not there, or not nil in its place")
+        streams[number] = place
+    if len(set(streams.values())) < len(streams):
+        raise InvalidArguments("two streams are for the same argument")
+    return streams
+
+
+def encode_credit(size: int) -> bytes:
+    """Body of a grant of so many bytes."""
+    return _codec.pack(size, max_depth=0)
+
+
+def decode_credit(body: bytes | memoryview) -> int:
+    """Reads it.
+
+    Raises:
+        ProtocolError: it is not a number in its range.
+    """
+    try:
+        size = _codec.unpack(body, max_depth=0)
+    except _codec.DecodeError as exc:
+        raise ProtocolError(f"the credit of a stream cannot be read: {exc}") from exc
+    if type(size) is not int or not 1 <= size <= _MAX_GRANT:
+        raise ProtocolError("the credit of a stream is not a number from 1 to 2^32-1")
+    return size

@@ -9,6 +9,8 @@ A frame leaves in the first of these ways that applies::
                   because the transport takes nothing for now
 
 So one call costs a system call and no task, and a hundred at once cost one of each.
+
+Large frames leave in fragments, in turns with each other and with items of streams, and behind what is small.
 """
 
 from __future__ import annotations
@@ -18,22 +20,30 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from ._outgoing import Batch, Outgoing, State, is_taken_back, size_of, without_first
+from ._frames import Cutter, size_of
+from ._outgoing import FRAGMENT, Batch, Outgoing, Queue, State, is_taken_back, without_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from ._outgoing import Data, Entry
+    from ._frames import Data
+    from ._outgoing import Entry
     from ._transport import Transport
     from ._workers import Workers
 
 # Frames that were taken back stay in the queue, empty, until there are so many and more than half of it.
 _MAX_EMPTY: Final = 100
 
+# Bytes that one task writes at a stretch, if the transport takes them all, before others get their turn.
+_MAX_AT_ONCE: Final = 1024 * 1024
+
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 # Of the enum, each would be an attribute to look up, and every frame needs some.
 _QUEUED, _UNSENT, _WRITING, _WRITTEN = State.QUEUED, State.UNSENT, State.WRITING, State.WRITTEN
+
+
+_NOTHING: Final = Batch()
 
 
 class Outbox:
@@ -50,6 +60,7 @@ class Outbox:
     Attributes:
         unsent: bytes that were put in and that the transport has not taken yet.
         unsent_answers: those of them that answer what the peer has sent.
+        cuts: whether the peer takes large frames in fragments.
         held: set it to keep what is put in until :meth:`flush`, before anything is waited for.
     """
 
@@ -57,12 +68,11 @@ class Outbox:
         "_answered",
         "_batch",
         "_closing",
-        "_control",
         "_deadline",
         "_empty",
-        "_frames",
         "_max_unsent",
         "_on_error",
+        "_queue",
         "_rest",
         "_room",
         "_scope",
@@ -70,6 +80,7 @@ class Outbox:
         "_workers",
         "_writer_left",
         "_writing",
+        "cuts",
         "held",
         "unsent",
         "unsent_answers",
@@ -89,13 +100,14 @@ class Outbox:
         self._transport = transport
         self._workers = workers
         self._on_error = on_error
-        self._control: list[Entry] = []
-        self._frames: list[Entry] = []
+        self._queue = Queue()
         self._empty = 0
+        """How many frames that were taken back are in the queue."""
+        self.cuts = False
         self.held = True
         self._writing = False
         """Whether a writer runs, or will run soon."""
-        self._batch: Sequence[Entry] = ()
+        self._batch = _NOTHING
         self._rest: Sequence[bytes | memoryview] = ()
         """What the transport has not taken of the batch."""
         self._closing = False
@@ -122,7 +134,16 @@ class Outbox:
     # --- putting in ---
 
     @trio.lowlevel.enable_ki_protection
-    def put(self, data: Data, frame: Outgoing | None = None, *, control: bool = False, alone: bool = True) -> Outgoing:
+    def put(
+        self,
+        data: Data,
+        frame: Outgoing | None = None,
+        *,
+        control: bool = False,
+        alone: bool = True,
+        bulk: bool = False,
+        cut: bool = True,
+    ) -> Outgoing:
         """Puts a frame in. Control frames go before all others, so that no large message delays them.
 
         Args:
@@ -130,6 +151,8 @@ class Outbox:
             frame: what stands for it; one is made if there is none yet.
             control: whether it goes first.
             alone: whether nothing else is likely to be put in during this pass of the event loop.
+            bulk: whether it goes last: items of streams, and what has to come behind them.
+            cut: whether it may leave in fragments.
         """
         if frame is None:
             frame = Outgoing()
@@ -137,23 +160,25 @@ class Outbox:
             frame.state = _UNSENT
             return frame
         frame.data = data
-        frame.size = len(data) if isinstance(data, bytes) else size_of(data)
-        self._put(frame, data, frame.size, control=control, alone=alone)
+        frame.size = size = len(data) if isinstance(data, bytes) else size_of(data)
+        frame.is_bulk = bulk
+        if size > FRAGMENT and cut and self.cuts:
+            frame.cutter = Cutter(data, FRAGMENT)
+        self._put(frame, data, size, control=control, alone=alone)
         return frame
 
     @trio.lowlevel.enable_ki_protection
-    def answer(self, data: Data, *, control: bool = False, alone: bool = True) -> None:
+    def answer(self, data: Data, *, control: bool = False, alone: bool = True, bulk: bool = False) -> None:
         """Puts a frame in that answers what the peer has sent. Otherwise as :meth:`put`."""
         if self._closing:
             return
-        if not isinstance(data, bytes):
+        if bulk or not isinstance(data, bytes):
             frame = Outgoing()
-            frame.data = data
-            frame.size = size_of(data)
             frame.is_answer = True
-            self._put(frame, data, frame.size, control=control, alone=alone)
+            # Nothing has to come behind a reply, so that what is small may go before a large one.
+            self.put(data, frame, control=control, alone=alone, bulk=bulk or size_of(data) > FRAGMENT)
         elif self.held and not control:
-            self._frames.append(data)
+            self._queue.frames.append(data)
             self.unsent += len(data)
             self.unsent_answers += len(data)
         else:
@@ -164,8 +189,9 @@ class Outbox:
         self.held = False
         if self._writing or self._closing:
             return
-        frames = self._frames
-        if len(frames) == 1 and not self._control and isinstance(data := frames[0], bytes):
+        queue = self._queue
+        frames = queue.frames
+        if len(frames) == 1 and not (queue.control or queue.bulk) and isinstance(data := frames[0], bytes):
             # The answer to a single call, as if it had been put in now.
             frames.clear()
             self.unsent -= len(data)
@@ -173,7 +199,7 @@ class Outbox:
             self._put(data, data, len(data), control=False, alone=True)
             if self._room is not None or self._answered is not None:
                 self._settle((), _WRITTEN)
-        elif frames or self._control:
+        elif queue:
             self._write_nowait()
             self._need_writer()
 
@@ -181,13 +207,21 @@ class Outbox:
 
     @trio.lowlevel.enable_ki_protection
     def discard(self, frame: Outgoing) -> bool:
-        """Takes back a frame that is not a control frame. Says whether no byte of it will ever leave."""
-        if frame.state is _QUEUED:
-            self._settle([frame], _UNSENT)
-            self._empty += 1
-            if self._empty > _MAX_EMPTY and self._empty > len(self._frames) // 2:
-                self._frames = [entry for entry in self._frames if not is_taken_back(entry)]
-                self._empty = 0
+        """Takes back a frame that is not a control frame. Says whether no byte of it will ever leave.
+
+        If it leaves in fragments, the rest does not.
+        """
+        is_begun = frame.state is _WRITING and frame.cutter is not None
+        if is_begun or frame.state is _QUEUED:
+            self._settle([frame], State.BROKEN if is_begun else _UNSENT)
+            if frame.is_bulk:
+                self._queue.bulk.remove(frame)
+            else:
+                self._empty += 1
+                frames = self._queue.frames
+                if self._empty > _MAX_EMPTY and self._empty > len(frames) // 2:
+                    self._queue.frames = [entry for entry in frames if not is_taken_back(entry)]
+                    self._empty = 0
         return frame.state is _UNSENT
 
     async def wait_for_room(self) -> None:
@@ -201,21 +235,27 @@ class Outbox:
             self._room.unpark()
 
     async def wait_until_answered(self) -> None:
-        """Waits until the peer has taken enough of the answers. Otherwise as :meth:`wait_for_room`."""
-        while self.is_full_of_answers and not self._closing:
+        """Waits until the peer has taken enough of the answers, or :meth:`go_on`. Otherwise as :meth:`wait_for_room`."""
+        if self.is_full_of_answers and not self._closing:
             self._answered = self._answered or trio.lowlevel.ParkingLot()
             await self._answered.park()
+
+    def go_on(self) -> None:
+        """Has those look again who wait until the peer has taken enough of the answers."""
+        if self._answered is not None:
+            self._answered.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     async def wait_written(self, frame: Outgoing) -> bool:
         """Waits until the transport has taken ``frame``; False if the connection ended first.
 
-        Cancelled before the frame is being written: it is taken back and never sent. Later: it may arrive.
+        Cancelled before the frame is being written: it is taken back and never sent. Later: it may arrive, whole.
         """
 
         def abort(_: object) -> trio.lowlevel.Abort:
             frame.waiter = None
-            self.discard(frame)
+            if frame.state is _QUEUED:
+                self.discard(frame)
             return trio.lowlevel.Abort.SUCCEEDED
 
         if frame.state is _QUEUED or frame.state is _WRITING:
@@ -250,7 +290,15 @@ class Outbox:
 
     def _put(self, entry: Entry, data: Data, size: int, *, control: bool, alone: bool) -> None:
         """Writes a frame if it may leave now, or queues it."""
-        if alone and not (self.held or self._writing or self._frames or self._control):
+        queue = self._queue
+        if not isinstance(entry, bytes) and entry.cutter is not None:
+            self._count(entry, size)
+            (queue.bulk if entry.is_bulk else queue.frames).append(entry)
+            if alone and not (self.held or self._writing):
+                self._write_nowait()
+            self._need_writer()
+            return
+        if alone and not (self.held or self._writing or queue.frames or queue.control or queue.bulk):
             chunks = (data,) if isinstance(data, bytes) else data
             try:
                 taken = self._transport.send_nowait(chunks)
@@ -266,11 +314,18 @@ class Outbox:
                 return
             if taken:
                 self._count(entry, size)
-                self._begin_rest((entry,), chunks, taken)
+                batch = Batch()
+                batch.entries.append(entry)
+                self._begin_rest(batch, chunks, taken)
                 self._need_writer()
                 return
         self._count(entry, size)
-        (self._control if control else self._frames).append(entry)
+        if control:
+            queue.control.append(entry)
+        elif isinstance(entry, bytes) or not entry.is_bulk:
+            queue.frames.append(entry)
+        else:
+            queue.bulk.append(entry)
         self._need_writer()
 
     def _count(self, entry: Entry, size: int) -> None:
@@ -279,10 +334,10 @@ class Outbox:
             self.unsent_answers += size
 
     def _write_nowait(self) -> None:
-        """Writes what is queued until the transport takes no more."""
-        while self._frames or self._control:
-            batch = Batch()
-            control, frames = batch.add(self._control), batch.add(self._frames)
+        """Writes what is queued until the transport takes no more, or others should have their turn."""
+        written = 0
+        while self._queue and written < _MAX_AT_ONCE:
+            batch, *counts = self._queue.batch()
             try:
                 taken = self._transport.send_nowait(batch.chunks) if batch.size else 0
             except _BROKEN as exc:
@@ -290,15 +345,16 @@ class Outbox:
                 return
             if batch.size and not taken:
                 return
-            self._take(batch, control, frames)
+            self._take(batch, *counts)
             if taken < batch.size:
-                self._begin_rest(batch.entries, batch.chunks, taken)
+                self._begin_rest(batch, batch.chunks, taken)
                 return
-            self._settle(batch.entries, _WRITTEN)
+            self._settle_batch(batch)
+            written += taken
 
     def _need_writer(self) -> None:
         """Sees to it that what is not written now will be."""
-        if not self._writing and not self.held and (self._rest or self._frames or self._control):
+        if not self._writing and not self.held and (self._rest or self._queue):
             self._writing = True
             self._workers.run(self._write)
 
@@ -306,15 +362,20 @@ class Outbox:
     async def _write(self, _: object = None) -> None:
         """Writes until nothing is left. A cancel from outside does not reach it: half a frame is worse than none."""
         self._writing = True
+        written = 0
         try:
-            while self._rest or self._frames or self._control:
+            while self._rest or self._queue:
                 if not self._rest:
-                    batch = Batch()
-                    self._take(batch, batch.add(self._control), batch.add(self._frames))
+                    if written >= _MAX_AT_ONCE:
+                        written = 0
+                        await trio.lowlevel.cancel_shielded_checkpoint()
+                    batch, *counts = self._queue.batch()
+                    self._take(batch, *counts)
                     # Before it is tried: if it fails now, nobody can tell how much has left.
-                    self._begin_rest(batch.entries, batch.chunks, 0)
+                    self._begin_rest(batch, batch.chunks, 0)
                     if batch.size:
                         self._rest = without_first(self._rest, self._transport.send_nowait(self._rest))
+                        written += batch.size
                 if self._rest:
                     with trio.CancelScope(shield=True, deadline=self._deadline) as self._scope:
                         await self._transport.send(self._rest)
@@ -322,8 +383,8 @@ class Outbox:
                         self._give_up()
                         break
                 self._rest = ()
-                self._settle(self._batch, _WRITTEN)
-                self._batch = ()
+                self._settle_batch(self._batch)
+                self._batch = _NOTHING
         except _BROKEN as exc:
             self._give_up()
             self._on_error(exc)
@@ -336,17 +397,17 @@ class Outbox:
             if self._writer_left is not None:
                 self._writer_left.set()
 
-    def _take(self, batch: Batch, control: int, frames: int) -> None:
-        """Takes so many entries, which are in the batch, out of the queues."""
-        del self._control[:control], self._frames[:frames]
+    def _take(self, batch: Batch, control: int, frames: int, bulk: int) -> None:
+        """Takes so many entries, which are in the batch, out of the queue."""
+        self._queue.take(batch, control, frames, bulk)
         self._empty -= batch.empty
 
-    def _begin_rest(self, entries: Sequence[Entry], chunks: Sequence[bytes], taken: int) -> None:
+    def _begin_rest(self, batch: Batch, chunks: Sequence[bytes | memoryview], taken: int) -> None:
         """Some bytes of these frames have left, or are about to: the others have to follow."""
-        for entry in entries:
+        for entry in batch.entries:
             if not isinstance(entry, bytes):
                 entry.state = _WRITING
-        self._batch = entries
+        self._batch = batch
         self._rest = without_first(chunks, taken)
 
     def _break(self, exc: Exception) -> None:
@@ -358,6 +419,17 @@ class Outbox:
             self._on_error(exc)
 
         self._workers.run(report)
+
+    def _settle_batch(self, batch: Batch) -> None:
+        """It is written."""
+        for entry, size in batch.begun:
+            # Unless it was taken back meanwhile, and is out of the count.
+            if entry.state is _WRITING:
+                entry.size -= size
+                self.unsent -= size
+                if entry.is_answer:
+                    self.unsent_answers -= size
+        self._settle(batch.entries, _WRITTEN)
 
     def _settle(self, entries: Iterable[Entry], state: State) -> None:
         """These frames are done with: they leave the count, and who waits for one goes on."""
@@ -382,11 +454,13 @@ class Outbox:
     def _give_up(self) -> None:
         """Whatever is left will not be written."""
         self._closing = True
-        left = [entry for entry in (*self._control, *self._frames) if not is_taken_back(entry)]
-        self._settle(self._batch, State.BROKEN)
-        self._settle(left, _UNSENT)
-        self._rest = self._batch = ()
-        self._control, self._frames = [], []
+        left = self._queue.left()
+        self._settle(self._batch.entries, State.BROKEN)
+        for entry in left:
+            is_begun = not isinstance(entry, bytes) and entry.state is _WRITING
+            self._settle((entry,), State.BROKEN if is_begun else _UNSENT)
+        self._rest, self._batch = (), _NOTHING
+        self._queue = Queue()
         self._empty = 0
         self._wake_all()
 

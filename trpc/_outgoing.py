@@ -6,17 +6,18 @@ import enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import trio
+
+    from ._frames import Cutter, Data
 
 # Frames are joined up to this size, so that many small ones share a system call and none waits for long.
 BATCH: Final = 64 * 1024
 # Bytes that are not copied to be joined with others.
 _LARGE: Final = 16 * 1024
-
-# The bytes of a frame: in one piece, or, if it is large, in those that it was made of.
-Data = bytes | tuple[bytes, ...]
+# A larger body is cut into fragments of this size, if the peer takes them: what a small message may have to wait for.
+FRAGMENT = 128 * 1024
 
 
 class State(enum.Enum):
@@ -26,12 +27,13 @@ class State(enum.Enum):
     UNSENT = "unsent"
     """Taken back, or the connection ended first: no byte of it has left, nor ever will."""
     WRITING = "writing"
+    """Some of it may have left."""
     WRITTEN = "written"
     BROKEN = "broken"
-    """The connection ended while it was being written: the peer may have it."""
+    """Taken back in the middle, or the connection ended while it was being written: the peer may have some of it."""
 
 
-_QUEUED = State.QUEUED
+_QUEUED, _WRITING = State.QUEUED, State.WRITING
 
 
 class Outgoing:
@@ -39,19 +41,23 @@ class Outgoing:
 
     Attributes:
         data: its bytes, until they are written.
-        size: how many these are.
+        size: how many of these are not written.
         is_answer: whether it answers what the peer has sent.
+        is_bulk: whether what is not bulk goes before it.
         state: how far it has come.
+        cutter: what cuts it into fragments, as long as there are some left to be taken; None: it leaves in one piece.
         waiter: a task that waits until it is written.
     """
 
-    __slots__ = ("data", "is_answer", "size", "state", "waiter")
+    __slots__ = ("cutter", "data", "is_answer", "is_bulk", "size", "state", "waiter")
 
     def __init__(self) -> None:
         self.data: Data = b""
         self.size = 0
         self.is_answer = False
+        self.is_bulk = False
         self.state = _QUEUED
+        self.cutter: Cutter | None = None
         self.waiter: trio.lowlevel.Task | None = None
 
 
@@ -59,48 +65,57 @@ class Outgoing:
 Entry = Outgoing | bytes
 
 
-def size_of(data: Data) -> int:
-    """How many bytes it has."""
-    return len(data) if isinstance(data, bytes) else sum(map(len, data))
-
-
 def is_taken_back(entry: Entry) -> bool:
     """Whether it only holds the place of a frame that was there."""
-    return not isinstance(entry, bytes) and entry.state is not _QUEUED
+    return not isinstance(entry, bytes) and entry.state is not _QUEUED and entry.state is not _WRITING
 
 
 class Batch:
     """Frames to be written together.
 
     Attributes:
-        entries: the frames.
-        chunks: their bytes, small ones joined.
+        entries: the frames that end in it.
+        begun: those of which more fragments are left, with how many bytes of each are in it.
+        chunks: the bytes, small ones joined.
         size: how many these are.
         empty: how many places of frames that were taken back it has passed.
     """
 
-    __slots__ = ("chunks", "empty", "entries", "size")
+    __slots__ = ("begun", "chunks", "empty", "entries", "size")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.chunks: list[bytes] = []
+        self.begun: list[tuple[Outgoing, int]] = []
+        self.chunks: list[bytes | memoryview] = []
         self.size = 0
         self.empty = 0
 
-    def add(self, queue: Sequence[Entry]) -> int:
-        """Takes from the front of a queue until the batch is full; how many entries these are."""
-        small: list[bytes] = []
+    def add(self, queue: Iterable[Entry], *, until: int = BATCH) -> int:
+        """Takes from the front of a queue until the batch has that size; how many entries these are."""
+        small: list[bytes | memoryview] = []
         count = 0
         for entry in queue:
-            if self.size >= BATCH:
+            if self.size >= until:
                 break
             count += 1
             if is_taken_back(entry):
                 self.empty += 1
                 continue
-            self.entries.append(entry)
-            data = entry if isinstance(entry, bytes) else entry.data
-            for chunk in (data,) if isinstance(data, bytes) else data:
+            pieces: Iterable[bytes | memoryview]
+            if isinstance(entry, bytes):
+                pieces = (entry,)
+                self.entries.append(entry)
+            elif (cutter := entry.cutter) is not None:
+                pieces = cutter.next()
+                if cutter.next_size < cutter.left:
+                    self.begun.append((entry, cutter.next_size))
+                else:
+                    self.entries.append(entry)
+            else:
+                data = entry.data
+                pieces = (data,) if isinstance(data, bytes) else data
+                self.entries.append(entry)
+            for chunk in pieces:
                 self.size += len(chunk)
                 if len(chunk) < _LARGE:
                     small.append(chunk)
@@ -111,9 +126,51 @@ class Batch:
         self._add_joined(small)
         return count
 
-    def _add_joined(self, chunks: list[bytes]) -> None:
+    def _add_joined(self, chunks: list[bytes | memoryview]) -> None:
         if chunks:
             self.chunks.append(b"".join(chunks))
+
+
+class Queue:
+    """What waits to be written, in the order in which it leaves.
+
+    Control frames go first. Bulk goes last, with some of it in each batch; large frames take turns in it, a
+    fragment each.
+    """
+
+    __slots__ = ("bulk", "control", "frames")
+
+    def __init__(self) -> None:
+        self.control: list[Entry] = []
+        self.frames: list[Entry] = []
+        self.bulk: list[Entry] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.frames or self.bulk or self.control)
+
+    def batch(self) -> tuple[Batch, int, int, int]:
+        """The next batch, and how many entries of each queue are in it, for :meth:`take`."""
+        batch = Batch()
+        control, frames = batch.add(self.control), batch.add(self.frames)
+        bulk = batch.add(self.bulk, until=max(BATCH, batch.size + 1)) if self.bulk else 0
+        return batch, control, frames, bulk
+
+    def take(self, batch: Batch, control: int, frames: int, bulk: int) -> None:
+        """Removes what is in the batch; of large frames, the fragment."""
+        del self.control[:control], self.frames[:frames], self.bulk[:bulk]
+        for entry, _ in batch.begun:
+            assert entry.cutter is not None
+            entry.cutter.advance()
+            entry.state = _WRITING
+            entry.is_bulk = True
+            self.bulk.append(entry)
+        for entry in batch.entries:
+            if not isinstance(entry, bytes):
+                entry.cutter = None
+
+    def left(self) -> list[Entry]:
+        """All that has not been taken, and not been taken back."""
+        return [entry for entry in (*self.control, *self.frames, *self.bulk) if not is_taken_back(entry)]
 
 
 def without_first(chunks: Sequence[bytes | memoryview], size: int) -> list[memoryview]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from . import _codec
-from ._context import outgoing_metadata
+from ._metadata import outgoing_metadata
 from ._errors import ClientClosed, DeadlineExceeded, InvalidArguments, ProtocolError, RemoteError
 from ._exceptions import decode_error
 from ._frames import Frame
@@ -18,7 +18,9 @@ from ._outgoing import Outgoing, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ._outgoing import Data
+    from ._frames import Data
+    from ._incoming_stream import IncomingStream
+    from ._outgoing_stream import OutgoingStream
     from ._signature import Signature
 
 # Seconds that a peer may see a deadline before we do. It counts from when the request has arrived, so only
@@ -27,6 +29,8 @@ _CLOCK_DIFFERENCE: Final = 1.0
 
 # Looking a member of an enum up takes as long as the rest of a line.
 _QUEUED = State.QUEUED
+
+_NO_STREAMS: Final[Mapping[int, OutgoingStream]] = {}
 
 
 class OutgoingCall(Outgoing):
@@ -37,14 +41,29 @@ class OutgoingCall(Outgoing):
         signature: what the method takes and returns, if that is known here.
     """
 
-    __slots__ = ("awaited", "cancelled", "deadline", "id", "method", "raise_cancel", "result", "signature", "task")
+    __slots__ = (
+        "awaited",
+        "cancelled",
+        "deadline",
+        "id",
+        "items",
+        "method",
+        "places",
+        "raise_cancel",
+        "result",
+        "signature",
+        "streams",
+        "task",
+    )
 
     def __init__(self, method: str, signature: Signature | None) -> None:
         # As Outgoing does, without the call.
         self.data = b""
         self.size = 0
         self.is_answer = False
+        self.is_bulk = False
         self.state = _QUEUED
+        self.cutter = None
         self.waiter = None
         self.method = method
         self.signature = signature
@@ -60,6 +79,12 @@ class OutgoingCall(Outgoing):
         """Whether it only waits for the acknowledgement of its cancel."""
         self.raise_cancel: Callable[[], Any] | None = None
         """Trio's, for a task that was cancelled while it was parked."""
+        self.items: IncomingStream | None = None
+        """The stream that is its result."""
+        self.places: Mapping[int, int | str] | None = None
+        """Which arguments are streams; see :class:`Request`."""
+        self.streams: Mapping[int, OutgoingStream] = _NO_STREAMS
+        """The same, once the request is sent."""
 
     def encode(
         self, args: Sequence[object], kwargs: Mapping[str, object] | None, time_left: float | None, *, max_depth: int
@@ -73,7 +98,9 @@ class OutgoingCall(Outgoing):
         if signature is not None and signature.has_typed_keys:
             args, kwargs = signature.with_text_keys(args, kwargs or {})
         try:
-            return encode_request(self.method, args, kwargs, time_left, outgoing_metadata(), max_depth=max_depth)
+            return encode_request(
+                self.method, args, kwargs, time_left, outgoing_metadata(), self.places, max_depth=max_depth
+            )
         except _codec.EncodeError as exc:
             named = [(signature.name_of(i) if signature else str(i + 1), value) for i, value in enumerate(args)]
             named += [(repr(name), value) for name, value in (kwargs or {}).items()]
@@ -85,11 +112,17 @@ class OutgoingCall(Outgoing):
                     raise InvalidArguments(f"{self.method}: argument {name} cannot be sent: {reason}") from reason
             raise InvalidArguments(f"{self.method}: the request cannot be sent: {exc}") from exc
 
+    def end_streams(self) -> None:
+        """The call is over: nobody wants more of its arguments."""
+        for stream in self.streams.values():
+            stream.end()
+
     def value_of(self, reply: Frame, *, max_depth: int) -> Any:
         """What the caller gets from a RESULT whose values are nested no deeper than that."""
         try:
             value = _codec.unpack(reply.body, max_depth=max_depth)
-            if self.signature is None or self.signature.convert_result is None:
+            # A stream ends with nil.
+            if self.signature is None or self.signature.convert_result is None or self.items is not None:
                 return value
             return self.signature.convert_result(value)
         except _codec.DecodeError as exc:

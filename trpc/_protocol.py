@@ -18,17 +18,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._errors import ProtocolError
+from ._fragments import REQUESTS, Fragments
 from ._frames import PREAMBLE, Frame, FrameReader, encode_frame, frame_of
-from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind
+from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind, encode_credit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._limits import Limits
-    from ._outgoing import Data
+    from ._frames import Data
 
 
-_BODILESS: Final = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED})
+_BODILESS: Final = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED, Kind.ARGUMENT_STOP})
+_OF_ARGUMENTS: Final = frozenset({Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP})
 # Looking a member of an enum up takes as long as the rest of a line.
 _REQUEST = Kind.REQUEST.value
 
@@ -46,6 +48,7 @@ class Protocol:
     """
 
     __slots__ = (
+        "_fragments",
         "_last_ping",
         "_limits",
         "_open_incoming",
@@ -65,6 +68,8 @@ class Protocol:
         self.error: ProtocolError | None = None
         self._limits = limits
         self.frames = FrameReader(max_body=limits.max_hello_size)
+        # Made with the first one: an idle connection has none.
+        self._fragments: Fragments | None = None
         self._open_incoming: set[int] = set()
         # A dict, because an empty set is three times as large, and most servers never call.
         self._open_outgoing: dict[int, None] = {}
@@ -109,8 +114,10 @@ class Protocol:
             for frame in frames:
                 kind, _, body, flags, stream = frame
                 check = checks.get(kind)
-                if check is None or flags or stream or (body and kind in _BODILESS):
-                    _check_form(frame, is_known=check is not None)
+                if check is None or flags or stream or kind in _OF_ARGUMENTS or (body and kind in _BODILESS):
+                    message = self._check_form(frame, check)
+                    if message is not None:
+                        messages.append(message)
                 elif check(self, frame):
                     messages.append(frame)
             if self.frames.error is not None:
@@ -162,16 +169,33 @@ class Protocol:
         self.last_request = frame.id
         return True
 
-    def _check_cancel(self, frame: Frame) -> bool:
+    def _check_incoming(self, frame: Frame) -> bool:
         if frame.id > self.last_request:
-            raise ProtocolError(f"a cancel for call {frame.id}, which has not been made")
-        # The reply may have crossed the cancel on the wire.
+            raise ProtocolError(f"a {Kind(frame.kind).name} for call {frame.id}, which has not been made")
+        # The reply may have crossed it on the wire.
         return frame.id in self._open_incoming
+
+    def _check_argument_end(self, frame: Frame) -> bool:
+        if self._fragments:
+            self._fragments.drop_items(frame.id, frame.stream)
+        return self._check_incoming(frame)
+
+    def _check_open(self, frame: Frame) -> bool:
+        if frame.id not in self._open_outgoing:
+            raise ProtocolError(f"a {Kind(frame.kind).name} for call {frame.id}, which is not open")
+        return True
+
+    def _check_outgoing(self, frame: Frame) -> bool:
+        if frame.id > self.last_sent:
+            raise ProtocolError(f"a {Kind(frame.kind).name} for call {frame.id}, which has not been made")
+        return frame.id in self._open_outgoing
 
     def _check_reply(self, frame: Frame) -> bool:
         if frame.id not in self._open_outgoing:
             raise ProtocolError(f"a reply to call {frame.id}, which is not open")
         del self._open_outgoing[frame.id]
+        if self._fragments:
+            self._fragments.drop_reply(frame.id)
         return True
 
     # What is checked for each kind of message once the peer's hello is there; the check says whether the
@@ -183,12 +207,51 @@ class Protocol:
         Kind.GOAWAY: _check_nothing,
         Kind.REQUEST: _check_request,
         Kind.NOTIFY: _check_notify,
-        Kind.CANCEL: _check_cancel,
+        Kind.CANCEL: _check_incoming,
+        Kind.ARGUMENT_ITEMS: _check_incoming,
+        Kind.ARGUMENT_END: _check_argument_end,
+        Kind.RESULT_CREDIT: _check_incoming,
         Kind.RESULT: _check_reply,
         Kind.ERROR: _check_reply,
         Kind.CANCELLED: _check_reply,
         Kind.EXPIRED: _check_reply,
+        Kind.RESULT_ITEMS: _check_open,
+        Kind.ARGUMENT_CREDIT: _check_outgoing,
+        Kind.ARGUMENT_STOP: _check_outgoing,
     }
+    # The same of the first fragment of one. The others are checked when they are complete, too.
+    _begins: ClassVar[dict[int, Callable[[Protocol, Frame], bool]]] = {
+        **_checks,
+        Kind.RESULT: _check_open,
+        Kind.ERROR: _check_open,
+    }
+
+    def _check_form(self, frame: Frame, check: Callable[[Protocol, Frame], bool] | None) -> Frame | None:
+        """A message that is unknown, or not of the plainest form: gives what is to be handled of it.
+
+        Raises:
+            ProtocolError: it must not be ignored, and has not the form that its kind has.
+        """
+        kind = frame.kind
+        if check is None:
+            if kind & IGNORABLE:
+                return None
+            raise ProtocolError(f"a message of unknown kind {kind:#04x}")
+        if (kind in _OF_ARGUMENTS) != (frame.stream > 0):
+            raise ProtocolError(f"{Kind(kind).name} for stream {frame.stream}")
+        if frame.body and kind in _BODILESS:
+            raise ProtocolError(f"{Kind(kind).name} has a body")
+        if frame.flags:
+            if self._fragments is None:
+                self._fragments = Fragments(self._limits.max_incomplete)
+            begins = self._begins[kind]
+            message = self._fragments.add(
+                frame, lambda first: begins(self, first), max_body=self.frames.max_body
+            )
+            if message is None or kind in REQUESTS:
+                return message
+            frame = message
+        return frame if check(self, frame) else None
 
     # --- sending ---
 
@@ -215,10 +278,28 @@ class Protocol:
         """Asks the peer to cancel a call that is open."""
         return encode_frame(Kind.CANCEL, call_id)
 
+    def drop_incomplete_request(self, call_id: int) -> bool:
+        """Gives up a request of the peer's of which fragments are missing; whether there was one."""
+        return self._fragments is not None and self._fragments.drop_request(call_id)
+
     def reply(self, kind: int, call_id: int, body: Data = b"") -> Data:
         """The one terminal reply to a call: RESULT, ERROR, CANCELLED or EXPIRED."""
         self._open_incoming.remove(call_id)
+        if self._fragments:
+            self._fragments.drop_arguments(call_id)
         return frame_of(kind, call_id, body)
+
+    def stream_message(self, kind: int, call_id: int, stream: int, body: Data) -> Data:
+        """Items of a stream, or its end; for a call that is open."""
+        return frame_of(kind, call_id, body, stream)
+
+    def credit(self, kind: int, call_id: int, stream: int, size: int) -> bytes:
+        """Grants bytes to the sender of a stream."""
+        return encode_frame(kind, call_id, encode_credit(size), stream=stream)
+
+    def stop(self, call_id: int, stream: int) -> bytes:
+        """Says that no more items of an argument are wanted."""
+        return encode_frame(Kind.ARGUMENT_STOP, call_id, stream=stream)
 
     def ping(self) -> tuple[int, bytes]:
         """A ping: its number, and the bytes to write."""
@@ -232,16 +313,3 @@ class Protocol:
     def goaway(self, body: bytes) -> bytes:
         """Says that no call after the last one received will be executed, and why."""
         return encode_frame(Kind.GOAWAY, self.last_request, body)
-
-
-def _check_form(frame: Frame, *, is_known: bool) -> None:
-    """A message that is unknown, or not of the form that its kind has: passes if it is to be ignored."""
-    if not is_known:
-        if not frame.kind & IGNORABLE:
-            raise ProtocolError(f"a message of unknown kind {frame.kind:#04x}")
-    elif frame.flags or frame.stream:
-        raise ProtocolError(
-            f"flags {frame.flags:#04x} and stream {frame.stream} belong to features that were not announced"
-        )
-    else:
-        raise ProtocolError(f"{Kind(frame.kind).name} has a body")

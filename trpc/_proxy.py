@@ -8,9 +8,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ._service import Method, methods_of
+from ._stream_call import StreamCall, UntypedCall, call_with_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from ._caller import Caller
 
@@ -28,16 +29,22 @@ class _TypedProxy:
         cls.__doc__ = interface.__doc__
 
     @staticmethod
-    def _remote(method: Method) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def _remote(method: Method) -> Callable[..., Any]:
         """What a proxy has in place of ``method``."""
         name, signature = method.name, method.signature
 
-        # Without its attributes: a proxy is not itself something to serve.
-        @functools.wraps(method.function, updated=())
-        def call(self: _TypedProxy, /, *args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
+        def call(self: _TypedProxy, /, *args: object, **kwargs: object) -> Any:
             return self._caller.call(f"{self._service}.{name}", args, kwargs, signature)
 
-        return call
+        def send(self: _TypedProxy, /, *args: object, **kwargs: object) -> Any:
+            return call_with_streams(self._caller, f"{self._service}.{name}", args, kwargs, signature)
+
+        def stream(self: _TypedProxy, /, *args: object, **kwargs: object) -> Any:
+            return StreamCall(self._caller, f"{self._service}.{name}", args, kwargs, signature)
+
+        remote = stream if method.is_stream else send if signature.has_streams else call
+        # Without its attributes: a proxy is not itself something to serve.
+        return functools.wraps(method.function, updated=())(remote)
 
     def __init__(self, caller: Caller, service: str) -> None:
         self._caller = caller
@@ -53,7 +60,10 @@ class _TypedProxy:
 
 
 class UntypedProxy:
-    """A service known by its name only: every attribute is a method, nothing is checked on this side."""
+    """A service known by its name only: every attribute is a method, nothing is checked on this side.
+
+    What a method gives is not known either: await the call for a value, or enter it with ``async with`` for a stream.
+    """
 
     __slots__ = ("_caller", "_service")
 
@@ -61,13 +71,13 @@ class UntypedProxy:
         self._caller = caller
         self._service = service
 
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    def __getattr__(self, name: str) -> Callable[..., UntypedCall]:
         if name.startswith("_"):
             raise AttributeError(f"{name!r} is private, so it cannot be called through a proxy")
         caller, method = self._caller, f"{self._service}.{name}"
 
-        def call(*args: object, **kwargs: object) -> Coroutine[Any, Any, Any]:
-            return caller.call(method, args, kwargs)
+        def call(*args: object, **kwargs: object) -> UntypedCall:
+            return UntypedCall(caller, method, args, kwargs)
 
         return call
 

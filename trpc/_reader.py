@@ -40,6 +40,8 @@ _MAX_TIME: Final = 0.001
 BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 # Of the enum, each would be an attribute to look up, and these are needed for every message.
 _REQUESTS, _RESULT = (Kind.REQUEST.value, Kind.NOTIFY.value), Kind.RESULT.value
+_OF_CALLEE_STREAMS: Final = (Kind.ARGUMENT_ITEMS.value, Kind.ARGUMENT_END.value, Kind.RESULT_CREDIT.value)
+_OF_CALLER_STREAMS: Final = (Kind.RESULT_ITEMS.value, Kind.ARGUMENT_CREDIT.value, Kind.ARGUMENT_STOP.value)
 _NO_FRAMES: Final[Iterator[Frame]] = iter(())
 
 
@@ -108,8 +110,10 @@ class Reader(abc.ABC):
                     await self._transport.wait_readable()
                 except BROKEN as exc:
                     self._lose(exc)
-                if self._receive() and next(self._frames, None) is not None and self._caller is not None:
-                    self._caller.on_hello()
+                if self._receive() and next(self._frames, None) is not None:
+                    self._outbox.cuts = self._protocol.peer.has_fragments
+                    if self._caller is not None:
+                        self._caller.on_hello()
         if scope.cancelled_caught:
             reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
             self._refuse(ProtocolError(reason))
@@ -134,7 +138,7 @@ class Reader(abc.ABC):
             if worker.is_spent:
                 self._workers.run(self._read)
                 return
-            if outbox.unsent_answers and outbox.is_full_of_answers:
+            if outbox.unsent_answers and outbox.is_full_of_answers and not self._has_to_read:
                 # The peer does not read them, so it gets no more.
                 await outbox.wait_until_answered()
             elif self._requests_left <= 0:
@@ -148,6 +152,11 @@ class Reader(abc.ABC):
                 except BROKEN as exc:
                     self._lose(exc)
                 self._receive()
+
+    @property
+    def _has_to_read(self) -> bool:
+        """Whether this side waits for the peer, which may do the same: if both stopped reading, both would for ever."""
+        return self._caller is not None and self._caller.is_waiting
 
     def _receive(self) -> bool:  # noqa: C901 - two ways to read, three ends
         """Reads what is there, for :meth:`_handle`; whether there was something."""
@@ -212,13 +221,17 @@ class Reader(abc.ABC):
                     until = self._dispatcher.now + _MAX_TIME
                 elif self._dispatcher.now > until:
                     self._requests_left = 0
-                if self._requests_left <= 0 or outbox.unsent_answers > self._limits.max_unsent:
+                if self._requests_left <= 0:
+                    return None
+                if outbox.unsent_answers > self._limits.max_unsent and not self._has_to_read:
                     return None
                 if worker is not None and worker.is_spent:
                     return None
             elif kind == _RESULT:
                 # Of a call that was made, so that there is a caller.
                 self._caller.on_reply(frame)  # type: ignore[union-attr]  # not None, see above
+            elif kind in _OF_CALLEE_STREAMS or kind in _OF_CALLER_STREAMS:
+                self._handle_stream(frame)
             else:
                 self._handle_other(frame)
             # Not one more once it is over: whoever waited for it has been told already.
@@ -229,6 +242,18 @@ class Reader(abc.ABC):
             self._refuse(self._protocol.error)
             self._lose(self._protocol.error)
         return None
+
+    def _handle_stream(self, frame: Frame) -> None:
+        try:
+            if frame.kind in _OF_CALLEE_STREAMS:
+                self._dispatcher.on_stream(frame)
+            elif frame.kind == Kind.RESULT_ITEMS:
+                self.caller.on_items(frame)
+            else:
+                self.caller.on_argument(frame)
+        except ProtocolError as exc:
+            self._refuse(exc)
+            self._lose(exc)
 
     def _handle_other(self, frame: Frame) -> None:
         match frame.kind:

@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
-    from contextvars import Context
 
 
 @types.coroutine
-def resume(coroutine: Coroutine[Any, Any, Any], yielded: object, context: Context) -> Generator[Any, Any, Any]:
-    """Goes on with a coroutine that has been sent its first None, in its own context; gives its result.
+def resume(
+    coroutine: Coroutine[Any, Any, Any], yielded: object, run: Callable[[Callable[[Any], Any], Any], Any]
+) -> Generator[Any, Any, Any]:
+    """Goes on with a coroutine that has been sent its first None; gives its result.
 
     Args:
         coroutine: has yielded once.
         yielded: what that was.
-        context: that it was begun in.
+        run: calls a function with one argument, in the context that the coroutine was begun in.
     """
     while True:
         try:
@@ -37,6 +38,6 @@ def resume(coroutine: Coroutine[Any, Any, Any], yielded: object, context: Contex
         else:
             step, argument = coroutine.send, answer
         try:
-            yielded = context.run(step, argument)
+            yielded = run(step, argument)
         except StopIteration as stop:
             return stop.value

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Coroutine, Sequence
 
-    from ._context import Peer
     from ._incoming_call import CallInfo
+    from ._peer import Peer
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

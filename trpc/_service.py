@@ -9,15 +9,16 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 import trio
 
-from ._signature import Signature
+from ._signature import Signature, returns_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
+    from contextlib import AbstractAsyncContextManager
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,12 +38,28 @@ class _Options(NamedTuple):
 
 class _MethodDecorator(Protocol):
     @overload
+    def __call__(
+        self, function: Callable[P, AsyncIterable[R]], /
+    ) -> Callable[P, AbstractAsyncContextManager[trio.abc.ReceiveChannel[R]]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, AsyncIterable[R]]], /
+    ) -> Callable[P, AbstractAsyncContextManager[trio.abc.ReceiveChannel[R]]]: ...
+    @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
 
 
 # mypy 2.4 and pyright 1.1.414 are both right that a coroutine is also an R; the first match is what is meant.
+@overload
+def method(
+    function: Callable[P, AsyncIterable[R]], /
+) -> Callable[P, AbstractAsyncContextManager[trio.abc.ReceiveChannel[R]]]: ...
+@overload
+def method(
+    function: Callable[P, Coroutine[Any, Any, AsyncIterable[R]]], /
+) -> Callable[P, AbstractAsyncContextManager[trio.abc.ReceiveChannel[R]]]: ...
 @overload
 def method(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
 @overload
@@ -53,8 +70,11 @@ def method(function: Any = None, /, *, in_thread: bool = False, idempotent: bool
     """Marks a method as one that a peer may call.
 
     An ``async def`` stays as it is. A plain ``def`` becomes awaitable, because that is how callers use it,
-    locally and through a proxy; the server runs it inline, so it must be quick. Its type hints are the
-    schema of the call.
+    locally and through a proxy; the server runs it inline, so it must be quick. An async generator, or
+    a method that returns an async iterator by its hint, gives its items as a stream: callers enter what it
+    returns with ``async with``, and get a ``trio.abc.ReceiveChannel``. An argument hinted ``AsyncIterable[T]``,
+    ``AsyncIterator[T]`` or ``trio.abc.ReceiveChannel[T]`` is a stream of items from the caller. The type hints are
+    the schema of the call.
 
     Args:
         function: the method; left out when there are options.
@@ -80,9 +100,10 @@ def _mark(function: Callable[..., Any], *, in_thread: bool, idempotent: bool) ->
     name = function.__qualname__
     if function.__name__.startswith("_"):
         raise TypeError(f"@trpc.method: {name} has a private name, which no peer may call")
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise TypeError(f"@trpc.method: {name} is a generator; return a list, as streams are not supported yet")
-    is_async = inspect.iscoroutinefunction(function)
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(f"@trpc.method: {name} is a plain generator; to send a stream, make it an `async def`")
+    is_stream = returns_stream(function)
+    is_async = is_stream or inspect.iscoroutinefunction(function)
     if not is_async and inspect.iscoroutinefunction(inspect.unwrap(function)):
         raise TypeError(
             f"@trpc.method: {name} wraps an `async def` in a plain function: make the wrapper async as well"
@@ -92,7 +113,10 @@ def _mark(function: Callable[..., Any], *, in_thread: bool, idempotent: bool) ->
     first = next(iter(inspect.signature(function).parameters.values()), None)
     if first is None or first.kind not in {first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD}:
         raise TypeError(f"@trpc.method: {name} takes no self; only methods of an object can be called")
-    marked = function if is_async else _awaitable(function, in_thread=in_thread)
+    if is_stream:
+        marked = _channel(function)
+    else:
+        marked = function if is_async else _awaitable(function, in_thread=in_thread)
     setattr(marked, _METHOD_MARK, _Options(function, in_thread, idempotent))
     return marked
 
@@ -108,6 +132,25 @@ def _awaitable(function: Callable[..., Any], *, in_thread: bool) -> Callable[...
         return function(*args, **kwargs)
 
     return wrapper
+
+
+def _channel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What a method that gives a stream is for local callers: a channel, with the generator in a task of its own."""
+    if inspect.isasyncgenfunction(function):
+        return trio.as_safe_channel(function)
+
+    @functools.wraps(function)
+    async def items(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        result = function(*args, **kwargs)
+        iterator = aiter(await result if inspect.isawaitable(result) else result)
+        try:
+            async for item in iterator:
+                yield item
+        finally:
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
+
+    return trio.as_safe_channel(items)
 
 
 @overload
@@ -145,7 +188,8 @@ class Method(NamedTuple):
         name: its name in the class.
         function: what runs: takes ``self``; a coroutine function if ``is_async``.
         signature: the schema of its arguments and result.
-        is_async: whether the function has to be awaited.
+        is_async: whether the function has to be awaited, or iterated over.
+        is_stream: whether it gives a stream of items.
         in_thread: whether it runs in a worker thread.
         idempotent: whether running it twice does no harm.
     """
@@ -154,6 +198,7 @@ class Method(NamedTuple):
     function: Callable[..., Any]
     signature: Signature
     is_async: bool
+    is_stream: bool
     in_thread: bool
     idempotent: bool
 
@@ -198,16 +243,18 @@ def _method_of(cls: type[Any], name: str, options: _Options) -> Method:
     where = f"{cls.__qualname__}.{name}"
     if not inspect.isfunction(function):
         raise TypeError(f"{where} is a method of its interface, but here it is {function!r}")
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise TypeError(f"{where} is a generator; return a list, as streams are not supported yet")
-    is_async = inspect.iscoroutinefunction(function)
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(f"{where} is a plain generator; to send a stream, make it an `async def`")
     # An override without any hints is checked by the hints of what it overrides.
     hinted = function if function.__annotations__ else options.function
+    is_stream = returns_stream(function) or returns_stream(hinted)
+    is_async = is_stream or inspect.iscoroutinefunction(function)
     return Method(
         name=name,
         function=function,
-        signature=Signature(function, where, hinted=hinted),
+        signature=Signature(function, where, hinted=hinted, is_stream=is_stream),
         is_async=is_async,
+        is_stream=is_stream,
         in_thread=options.in_thread and not is_async,
         idempotent=options.idempotent,
     )

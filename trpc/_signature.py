@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Final, Never, NoReturn, get_type_hints
+import types
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    NamedTuple,
+    Never,
+    NoReturn,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import trio
 
 from . import _codec
 from ._errors import InvalidArguments
@@ -15,6 +31,25 @@ _NO_KEYWORDS: Final[Mapping[str, Any]] = {}
 _POSITIONAL: Final = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
+# What a hint has to be for a stream from the caller, and for one from the method.
+_ARGUMENT_STREAMS: Final = (AsyncIterable, AsyncIterator, trio.abc.ReceiveChannel)
+_RESULT_STREAMS: Final = (*_ARGUMENT_STREAMS, AsyncGenerator)
+
+
+class StreamOf(NamedTuple):
+    """What a stream has in it.
+
+    Attributes:
+        convert: makes of a list of plain items what their hint says; None if that is anything.
+        has_typed_keys: whether an item is a dictionary whose keys travel as text.
+        is_optional: whether None may take its place.
+    """
+
+    convert: Callable[[Any], Any] | None
+    has_typed_keys: bool
+    is_optional: bool
+
+
 class Signature:
     """What a method takes and returns, read once from its type hints.
 
@@ -24,12 +59,15 @@ class Signature:
         function: the method's function, with ``self`` as its first parameter.
         method: the method's name, for messages.
         hinted: the function whose hints count, if not its own: what it overrides.
+        is_stream: whether its result is a stream.
 
     Raises:
         TypeError: a hint is not supported or cannot be evaluated; the message names it.
 
     Attributes:
-        returns: the result's hint; ``Any`` if there is none.
+        returns: the result's hint, that of an item if it is a stream; ``Any`` if there is none.
+        items: what is in the stream that is its result; None if that is none.
+        has_streams: whether a parameter is a stream.
         has_typed_keys: whether an argument is a dictionary whose keys travel as text; see
             :meth:`with_text_keys`.
         returns_typed_keys: the same of the result.
@@ -37,7 +75,12 @@ class Signature:
     """
 
     def __init__(
-        self, function: Callable[..., object], method: str, *, hinted: Callable[..., object] | None = None
+        self,
+        function: Callable[..., object],
+        method: str,
+        *,
+        hinted: Callable[..., object] | None = None,
+        is_stream: bool = False,
     ) -> None:
         # With self: to bind it as well keeps a keyword argument of that name from taking its place.
         self._signature = inspect.signature(function)
@@ -45,15 +88,24 @@ class Signature:
         hints = _hints(hinted or function, method)
         self._method = method
         self._hints = {parameter.name: _hint(hints, parameter.name) for parameter in parameters}
-        self.returns: Any = _hint(hints, "return")
+        self.returns: Any = _item_hint(hints.get("return", Any)) if is_stream else _hint(hints, "return")
         for name, hint in [*self._hints.items(), ("return", self.returns)]:
-            _check(hint, "the result" if name == "return" else f"parameter {name!r}", method)
+            checked = hint if (item := _stream_hint(hint)) is None else item[0]
+            _check(checked, "the result" if name == "return" else f"parameter {name!r}", method)
+        self._streams = {
+            name: _stream_of(*item) for name, hint in self._hints.items() if (item := _stream_hint(hint)) is not None
+        }
+        self.has_streams = bool(self._streams)
+        # They are not converted with the others, but item by item.
+        self._hints.update(dict.fromkeys(self._streams, Any))
+        self.items = _stream_of(self.returns, is_optional=False) if is_stream else None
         self._typed_keys = {name for name, hint in self._hints.items() if _codec.has_typed_keys(hint)}
         self.has_typed_keys = bool(self._typed_keys)
         self.returns_typed_keys = _codec.has_typed_keys(self.returns)
         positional = [p for p in parameters if p.kind in _POSITIONAL]
         self._positional_names = [p.name for p in positional]
-        self._tuples = _converters_by_arity(parameters, positional, self._hints)
+        self._variadic = {p.kind: p.name for p in parameters}
+        self._tuples = {} if self._streams else _converters_by_arity(parameters, positional, self._hints)
         self.convert_result = None if self.returns is Any else _codec.converter(self.returns)
         self._converters = {name: _codec.converter(hint) for name, hint in self._hints.items() if hint is not Any}
 
@@ -75,6 +127,16 @@ class Signature:
             except _codec.DecodeError:
                 pass  # below, parameter by parameter, to name the one
         return self._replace(args, kwargs or {}, self._convert)
+
+    def stream_at(self, place: int | str) -> StreamOf | None:
+        """What is in the stream that the argument at a position, or with a keyword, has to be; None: it is no stream."""
+        if isinstance(place, str):
+            name = place if place in self._hints else self._variadic.get(inspect.Parameter.VAR_KEYWORD)
+        elif place < len(self._positional_names):
+            name = self._positional_names[place]
+        else:
+            name = self._variadic.get(inspect.Parameter.VAR_POSITIONAL)
+        return None if name is None else self._streams.get(name)
 
     def with_text_keys(
         self, args: Sequence[object], kwargs: Mapping[str, object]
@@ -126,6 +188,11 @@ class Signature:
         return str(index + 1)
 
     def _convert(self, shown: str, name: str, value: object) -> Any:
+        stream = self._streams.get(name)
+        if stream is not None:
+            if isinstance(value, trio.abc.ReceiveChannel) or (value is None and stream.is_optional):
+                return cast("object", value)
+            raise InvalidArguments(f"{self._method}: argument {shown!r}: Expected a stream, got `{type(value).__name__}`")
         convert = self._converters.get(name)
         if convert is None:
             return value
@@ -146,10 +213,50 @@ def _hints(function: Callable[..., object], method: str) -> dict[str, Any]:
 
 
 def _hint(hints: dict[str, Any], name: str) -> Any:
-    hint = hints.get(name, Any)
+    return _plain(hints.get(name, Any))
+
+
+def _plain(hint: Any) -> Any:
     # Of object everything is an instance; and of what never comes back, there is nothing to check. With `is`,
     # because a hint need not be hashable.
     return Any if any(hint is anything for anything in (object, NoReturn, Never)) else hint
+
+
+def returns_stream(function: Callable[..., object]) -> bool:
+    """Whether calling ``function`` gives items, by what it is or what its hint says."""
+    if inspect.isasyncgenfunction(function):
+        return True
+    hint: Any = getattr(function, "__annotations__", {}).get("return")
+    if isinstance(hint, str):
+        try:
+            hint = get_type_hints(types.SimpleNamespace(__annotations__={"return": hint}), function.__globals__)["return"]
+        except Exception:  # noqa: BLE001 - it cannot be evaluated, or not yet: reported when the service is used
+            return False
+    return (get_origin(hint) or hint) in _RESULT_STREAMS
+
+
+def _item_hint(hint: Any) -> Any:
+    """The hint of an item, from that of a stream of them."""
+    return _plain((*get_args(hint), Any)[0])
+
+
+def _stream_hint(hint: Any) -> tuple[Any, bool] | None:
+    """The hint of an item and whether there may be None instead, if it is the hint of an argument that is a stream."""
+    is_optional = False
+    if get_origin(hint) in {Union, types.UnionType}:
+        others = [part for part in get_args(hint) if part is not type(None)]
+        if len(others) != 1:
+            return None
+        is_optional = True
+        (hint,) = others
+    if not any((get_origin(hint) or hint) is kind for kind in _ARGUMENT_STREAMS):
+        return None
+    return _item_hint(hint), is_optional
+
+
+def _stream_of(hint: Any, is_optional: bool) -> StreamOf:
+    convert = None if hint is Any else _codec.converter(list[hint])
+    return StreamOf(convert, _codec.has_typed_keys(hint), is_optional)
 
 
 def _check(hint: Any, what: str, method: str) -> None:

@@ -82,6 +82,7 @@ def measure(arguments: argparse.Namespace) -> dict:
         "absent": absent,
         "notes": notes,
         "calls": {},
+        "latency": {},
         "busy": {},
         "idle": {},
         "imports": {},
@@ -100,6 +101,12 @@ def measure(arguments: argparse.Namespace) -> dict:
 def measure_one(name: str, contestants: list[field.Contestant], options: workloads.Options, results: dict) -> None:
     """Adds what was measured of one workload to ``results``."""
     match name:
+        case "latency":
+            for contestant in contestants:
+                if name in contestant.work:
+                    result = workloads.measure_latency(contestant, options)
+                    result["summary"] = figures.latencies(result)
+                    results["latency"][contestant.key] = result
         case "busy":
             for contestant in contestants:
                 if name in contestant.work:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from operator import itemgetter
 from statistics import median
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+PERCENTILES = ("p50", "p99")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,3 +55,21 @@ def summary(results: dict, of: Callable[[dict], float] = wall) -> dict[str, dict
             "ratio": compared and dataclasses.asdict(compared),
         }
     return dict(sorted(figures.items(), key=lambda item: item[1]["seconds_per_call"]))
+
+
+def latencies(results: dict) -> dict[str, dict]:
+    """The percentiles of each lane of ``results``, each with its ratio to that of the reference."""
+    reference = results["rounds"].get(results["reference"], [])
+    return {
+        label: {
+            **{percentile: _percentile(bursts, reference, itemgetter(percentile)) for percentile in PERCENTILES},
+            "calls": sum(burst["count"] for burst in bursts),
+            "moved_per_second": sum(b["moved"] for b in bursts) / sum(b["seconds"] for b in bursts),
+        }
+        for label, bursts in results["rounds"].items()
+    }
+
+
+def _percentile(bursts: Sequence[dict], reference: Sequence[dict], of: Callable[[dict], float]) -> dict:
+    compared = ratio(bursts, reference, of)
+    return {"seconds": median(map(of, bursts)), "ratio": compared and dataclasses.asdict(compared)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from .child import Child, ChildFailedError
 
@@ -33,6 +33,17 @@ class Burst:
     server_cpu: float
 
 
+@dataclasses.dataclass(frozen=True)
+class TimedBurst:
+    """One in which each call was timed: percentiles in seconds, and what the load beside them has moved meanwhile."""
+
+    count: int
+    seconds: float
+    p50: float
+    p99: float
+    moved: int
+
+
 class Lane:
     """The two processes. They are started by :func:`open_lanes`.
 
@@ -43,10 +54,12 @@ class Lane:
         least: the smallest count that makes sense.
     """
 
+    answers: ClassVar = ("seconds", "cpu")
+
     def __init__(self, contestant: Contestant, label: str, order: dict, least: int = 1) -> None:
         self.contestant = contestant
         self.label = label
-        self.bursts: list[Burst] = []
+        self.bursts: list[Burst | TimedBurst] = []
         self.failure: str | None = None
         self._order = order
         self._least = self._count = least
@@ -73,14 +86,14 @@ class Lane:
                 child.close()
 
     def order(self, order: dict, *, patience: float = BURST_PATIENCE) -> dict:
-        """Has the client do something."""
-        return self._client.ask(order, keys=("seconds", "cpu"), patience=patience)
+        """Has the client do something, and says what that took."""
+        return self._client.ask(order, keys=self.answers, patience=patience)
 
     def usage(self) -> dict:
         """The server's processor time and memory."""
         return self._server.ask({}, keys=("cpu", "rss"), patience=USAGE_PATIENCE)
 
-    def burst(self, count: int) -> Burst:
+    def burst(self, count: int) -> Burst | TimedBurst:
         before = self.usage()["cpu"]
         answer = self.order({**self._order, "count": count})
         return Burst(count, answer["seconds"], answer["cpu"], self.usage()["cpu"] - before)
@@ -93,7 +106,7 @@ class Lane:
         self._count = max(self._least, round(self._fitting(burst, seconds)))
 
     @staticmethod
-    def _fitting(burst: Burst, seconds: float) -> float:
+    def _fitting(burst: Burst | TimedBurst, seconds: float) -> float:
         """As many calls as there are in ``seconds`` at the speed of ``burst``."""
         return burst.count * seconds / burst.seconds
 
@@ -109,6 +122,16 @@ class Lane:
             except ChildFailedError as exc:
                 self.failure = str(exc)
                 self.close()
+
+
+class TimedLane(Lane):
+    """One whose client times each call."""
+
+    answers = ("calls", "seconds", "p50", "p99", "moved")
+
+    def burst(self, count: int) -> TimedBurst:
+        answer = self.order({**self._order, "count": count})
+        return TimedBurst(*(answer[key] for key in self.answers))
 
 
 @contextlib.contextmanager

@@ -49,7 +49,8 @@ def head(results: dict) -> str:
 def calls(name: str, results: dict) -> str:
     """One workload: all contestants, quickest first."""
     reference = results["reference"]
-    header = (name, "per call", "calls/s", f"x {reference}", "low-high", "CPU client", "CPU server")
+    unit = results["unit"]
+    header = (name, f"per {unit}", f"{unit}s/s", f"x {reference}", "low-high", "CPU client", "CPU server")
     rows = [
         (
             key,
@@ -64,6 +65,29 @@ def calls(name: str, results: dict) -> str:
     where = ", both sides on one core" if results["one_core"] else ""
     notes = [f"{key}: {order} instead, as it cannot do this" for key, order in results["instead"].items()]
     return "\n".join([f"{results['title']}{where}", table(header, rows), *notes, *_failures(results)])
+
+
+def latency(results: dict[str, dict]) -> str:
+    """What a call takes beside something else."""
+    header = ("latency", "beside", "calls", "median", "x idle", "low-high", "99 %", "x idle", "low-high", "load items/s")
+    rows = [
+        (
+            key,
+            load,
+            f"{row['calls']:,}",
+            *_percentile(row["p50"]),
+            *_percentile(row["p99"]),
+            f"{row['moved_per_second']:,.1f}",
+        )
+        for key, result in results.items()
+        for load, row in result["summary"].items()
+    ]
+    failures = [line for result in results.values() for line in _failures(result)]
+    return "\n".join(["one call at a time, beside a load on the same connection", table(header, rows), *failures])
+
+
+def _percentile(figure: dict) -> tuple[str, str, str]:
+    return duration(figure["seconds"]), *spread(figure["ratio"])
 
 
 def busy(results: dict[str, dict]) -> str:
@@ -122,6 +146,8 @@ def _failures(results: dict) -> list[str]:
 def everything(results: dict) -> str:
     parts = [head(results)]
     parts += [calls(name, result) for name, result in results["calls"].items()]
+    if results["latency"]:
+        parts.append(latency(results["latency"]))
     if results["busy"]:
         parts.append(busy(results["busy"]))
     if results["idle"]:

@@ -10,7 +10,8 @@ from .field import OWN
 KiB = 1024
 
 US = "trpc_"
-REACHED, NOT_REACHED, NOT_MEASURED = "reached", "NOT REACHED", "not measured"
+WITHOUT_FRAGMENTS = "without_fragments"
+REACHED, NOT_REACHED, NOT_MEASURED, STATED = "reached", "NOT REACHED", "not measured", "stated"
 
 
 def rows(results: dict) -> list[dict]:
@@ -24,6 +25,10 @@ def rows(results: dict) -> list[dict]:
         _faster_at_least(results, "flight_checkpoint", "pycapnp_", 3),
         _slower_at_most(results, "echo_1m", "blocking_sockets", 2),
         _slower_at_most(results, "echo_1m", _best_peer(results, "echo_1m"), 0.5),
+        _faster_at_least(results, "stream_down", "grpclib_", 5),
+        _faster_at_least(results, "stream_down_64k", "trio_stream", 0.6),
+        _faster_at_least(results, "stream_up_64k", "trio_stream", 0.6),
+        *(_latency(results, load) for load in ("reply_64m", "streams_64k", "streams_small")),
         *_idle(results),
         _busy(results),
         _import(results),
@@ -53,7 +58,7 @@ def _slower_at_most(results: dict, work: str, other: str | None, limit: float) -
 
 def _faster_at_least(results: dict, work: str, other: str, limit: float) -> dict:
     ratio = _compare(results, work, other, US)
-    measured = ratio and f"{ratio.middle:.1f} ({ratio.low:.1f}-{ratio.high:.1f})"
+    measured = ratio and f"{ratio.middle:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
     return _row(f"{work}: rate / {other}", f">= {limit:g}", measured, ratio and ratio.middle >= limit)
 
 
@@ -61,6 +66,18 @@ def _best_peer(results: dict, work: str) -> str | None:
     """The quickest contestant that is a program of its own, and not a part of the way that trpc goes."""
     summary = results["calls"].get(work, {}).get("summary", {})
     return next((key for key in summary if key not in OWN), None)
+
+
+def _latency(results: dict, load: str) -> dict:
+    """It has no limit: it is said, and what it is when large messages are not cut."""
+    ours, uncut = (_beside(results, key, load) for key in (US, WITHOUT_FRAGMENTS))
+    measured = ours and ours + (f", without fragments {uncut}" if uncut else "")
+    return {**_row(f"latency: 99 % beside {load} / idle", "-", measured), **({"verdict": STATED} if measured else {})}
+
+
+def _beside(results: dict, key: str, load: str) -> str | None:
+    figures = results["latency"].get(key, {}).get("summary", {}).get(load)
+    return figures and f"{figures['p99']['ratio']['middle']:.1f}"
 
 
 def _idle(results: dict) -> list[dict]:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from . import idle, imports
-from .lane import Lane, run_rounds
+from .lane import Lane, TimedLane, run_rounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,13 +19,20 @@ BUSY_CONNECTIONS = (1, 10, 100, 1000)
 BUSY_CALLS = 5
 """Calls per connection in a burst, at least: with fewer, the start of the tasks would be measured."""
 
+LOADS = ("idle", "streams_small", "streams_64k", "reply_64m", "unread")
+"""What runs beside the calls of ``latency``, nothing first."""
+
+LATENCY_CALLS = 1000
+"""Calls in a burst of ``latency``, at least: ten of them are slower than the 99th percentile."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One that is measured in bursts of calls.
+    """One that is measured in bursts of calls, or of items of a stream.
 
     Attributes:
         title: what is done, for the report.
+        unit: what is counted.
         reference: the contestant that the others are compared with.
         one_core: both processes run on the same core. With one call at a time the other core would only wake up
             and fall asleep, which takes longer than the call.
@@ -34,6 +41,7 @@ class Workload:
     """
 
     title: str
+    unit: str = "call"
     reference: str = "trpc_"
     one_core: bool = False
     least: int = 1
@@ -45,22 +53,26 @@ class Workload:
 
 
 CALLS = {
-    "sequential_plain": Workload("one call at a time, plain handler", "trio_floor", one_core=True),
+    "sequential_plain": Workload("one call at a time, plain handler", reference="trio_floor", one_core=True),
     "sequential_async": Workload(
-        "one call at a time, async handler", "trio_floor", one_core=True, instead="sequential_plain"
+        "one call at a time, async handler", reference="trio_floor", one_core=True, instead="sequential_plain"
     ),
     "flight_async": Workload("100 calls in flight, async handler that does not block", least=2 * IN_FLIGHT),
     "flight_checkpoint": Workload("100 calls in flight, async handler with one checkpoint", least=2 * IN_FLIGHT),
     "flight_thread": Workload("100 calls in flight, handler in a worker thread", least=2 * IN_FLIGHT),
-    "echo_1k": Workload("1 KiB there and back", "blocking_sockets"),
-    "echo_64k": Workload("64 KiB there and back", "blocking_sockets"),
-    "echo_1m": Workload("1 MiB there and back", "blocking_sockets"),
-    "echo_16m": Workload("16 MiB there and back", "blocking_sockets"),
+    "echo_1k": Workload("1 KiB there and back", reference="blocking_sockets"),
+    "echo_64k": Workload("64 KiB there and back", reference="blocking_sockets"),
+    "echo_1m": Workload("1 MiB there and back", reference="blocking_sockets"),
+    "echo_16m": Workload("16 MiB there and back", reference="blocking_sockets"),
     "cancel": Workload("a call is started, cancelled, and has ended", one_core=True),
+    "stream_down": Workload("a stream from server to client, small items", "item", least=1000),
+    "stream_up": Workload("a stream from client to server, small items", "item", least=1000),
+    "stream_down_64k": Workload("a stream from server to client, items of 64 KiB", "item", "trio_stream", least=16),
+    "stream_up_64k": Workload("a stream from client to server, items of 64 KiB", "item", "trio_stream", least=16),
 }
 
-ALL = (*CALLS, "busy", "idle", "import")
-"""The names that can be chosen. The last three are measured each in its own way."""
+ALL = (*CALLS, "latency", "busy", "idle", "import")
+"""The names that can be chosen. The last four are measured each in its own way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +93,7 @@ def measure_calls(name: str, contestants: Sequence[Contestant], options: Options
     run_rounds(lanes, rounds=options.rounds, seconds=options.seconds, core=core)
     return {
         "title": workload.title,
+        "unit": workload.unit,
         "one_core": core is not None,
         "instead": {key: order for key, order in orders.items() if order not in {name, None}},
         **_results(lanes, workload.reference),
@@ -95,6 +108,13 @@ def measure_busy(contestant: Contestant, options: Options) -> dict:
     ]
     run_rounds(lanes, rounds=options.rounds, seconds=options.seconds, core=None)
     return _results(lanes, str(BUSY_CONNECTIONS[0]))
+
+
+def measure_latency(contestant: Contestant, options: Options) -> dict:
+    """One contestant's calls without and with each of the loads beside them, in turns."""
+    lanes = [TimedLane(contestant, load, {"work": "latency", "load": load}, LATENCY_CALLS) for load in LOADS]
+    run_rounds(lanes, rounds=options.rounds, seconds=options.seconds, core=None)
+    return _results(lanes, LOADS[0])
 
 
 def _results(lanes: Sequence[Lane], reference: str) -> dict:

@@ -17,6 +17,9 @@ says ``ready()``, and carries out one order after the other, in a program withou
 
 In one with an event loop, which must go on while it waits (heartbeats), the order is read in a thread:
 ``await asyncio.to_thread(next_order)``, ``await trio.to_thread.run_sync(next_order)``.
+
+In ``latency`` each call is a lap of the stopwatch (``for _ in watch.laps(count)``), and the load beside them counts
+what it has moved (``watch.moved += 1``).
 """
 
 import json
@@ -33,6 +36,24 @@ IN_FLIGHT = 100
 ECHO_SIZES = {"echo_1k": 2**10, "echo_64k": 2**16, "echo_1m": 2**20, "echo_16m": 2**24}
 """Bytes that go there and come back."""
 
+ITEM_SIZE = 2**16
+"""Bytes of an item in the streams ``*_64k``."""
+
+REPLY_SIZE = 2**26
+"""Bytes of the reply in the load ``reply_64m``."""
+
+STREAMS_AT_ONCE = 10
+"""Streams of the loads ``streams_small`` and ``streams_64k``."""
+
+WITHOUT_END = 2**62
+"""Items that are enough for as long as a load runs."""
+
+SETTLE = 0.2
+"""Seconds that a load runs before the calls beside it are measured."""
+
+LONGEST = 3.0
+"""Seconds after which no more calls are made beside a load."""
+
 WORK = (
     "sequential_plain",
     "sequential_async",
@@ -44,7 +65,10 @@ WORK = (
     "idle",
     "busy",
 )
-"""All workloads."""
+"""All workloads that a library with calls can do."""
+
+STREAMS = ("stream_down", "stream_up", "stream_down_64k", "stream_up_64k")
+"""Those that need streams, beside ``latency``."""
 
 # What a library prints must not come between the answers: it goes to stderr from here on.
 _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -95,19 +119,43 @@ def next_order():
 
 def answer(watch):
     """Says what the order took."""
-    _say({"seconds": watch.seconds, "cpu": watch.cpu})
+    answer = {"seconds": watch.seconds, "cpu": watch.cpu}
+    if times := sorted(watch.lap_times):
+        p50, p99 = times[len(times) // 2], times[len(times) * 99 // 100]
+        answer |= {"calls": len(times), "p50": p50, "p99": p99, "moved": watch.moved}
+    _say(answer)
 
 
 class Stopwatch:
-    """Measures its ``with`` block: wall time, and the processor time of all threads of this process."""
+    """Measures its ``with`` block: wall time, and the processor time of all threads of this process.
 
-    seconds = 0.0
-    cpu = 0.0
+    Attributes:
+        seconds: the wall time.
+        cpu: the processor time.
+        lap_times: what each of the :meth:`laps` took.
+        moved: for others to count in; it begins at 0 with the block.
+    """
+
+    def __init__(self):
+        self.seconds = self.cpu = 0.0
+        self.lap_times = []
+        self.moved = 0
 
     def __enter__(self):
+        self.moved = 0
         self._cpu = time.process_time()
         self._start = time.perf_counter()
         return self
+
+    def laps(self, count):
+        """For a loop that makes ``count`` calls, or fewer if they take long: the time of each is kept."""
+        for _ in range(count):
+            start = time.perf_counter()
+            yield
+            now = time.perf_counter()
+            self.lap_times.append(now - start)
+            if now - self._start > LONGEST:
+                break
 
     def __exit__(self, *exc_info):
         self.seconds = time.perf_counter() - self._start

@@ -9,19 +9,13 @@ call that streams its answer: its initial metadata says that the handler sleeps.
 """
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import _protocol
 import grpc
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto
-from google.protobuf.proto_builder import MakeSimpleProtoClass
+from _grpc_client import DOWN, ITEM, UNARY, UP, Blob, Number, Pair, Sum, run_client
 
-INT64, BYTES = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_BYTES
-Pair = MakeSimpleProtoClass({"a": INT64, "b": INT64}, "bench.Pair")
-Sum = MakeSimpleProtoClass({"sum": INT64}, "bench.Sum")
-Blob = MakeSimpleProtoClass({"data": BYTES}, "bench.Blob")
-
-UNARY = {"add": (Pair, Sum), "add_checkpoint": (Pair, Sum), "add_thread": (Pair, Sum), "echo": (Blob, Blob)}
 NO_LIMIT = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 # Channels with the same address share a connection unless they have pools of their own.
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
@@ -41,21 +35,45 @@ class Servicer:
     async def echo(self, request, context):
         return request
 
+    async def large(self, request, context):
+        return Blob(data=bytes(request.n))
+
     async def wait(self, request, context):
         await context.send_initial_metadata(())
         await asyncio.Event().wait()
         yield Sum()
 
+    async def count(self, request, context):
+        for n in range(request.n):
+            yield Number(n=n)
+
+    async def chunks(self, request, context):
+        for _ in range(request.n):
+            yield Blob(data=ITEM)
+
+    async def total(self, requests, context):
+        return Sum(sum=sum([request.n async for request in requests]))
+
+    async def length(self, requests, context):
+        return Sum(sum=sum([len(request.data) async for request in requests]))
+
+
+def handlers(make, methods):
+    servicer = Servicer()
+    return {
+        name: make(getattr(servicer, name), request.FromString, reply.SerializeToString)
+        for name, (request, reply) in methods.items()
+    }
+
 
 async def listen():
     server = grpc.aio.server(migration_thread_pool=ThreadPoolExecutor(), options=NO_LIMIT)
-    servicer = Servicer()
-    handlers = {
-        name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name), request.FromString, reply.SerializeToString)
-        for name, (request, reply) in UNARY.items()
+    methods = {
+        **handlers(grpc.unary_unary_rpc_method_handler, UNARY),
+        **handlers(grpc.unary_stream_rpc_method_handler, DOWN),
+        **handlers(grpc.stream_unary_rpc_method_handler, UP),
     }
-    handlers["wait"] = grpc.unary_stream_rpc_method_handler(servicer.wait, Pair.FromString, Sum.SerializeToString)
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("bench.Bench", handlers)])
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("bench.Bench", methods)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     _protocol.announce(f"127.0.0.1:{port}")
@@ -65,76 +83,39 @@ async def listen():
 class Stub:
     def __init__(self, address):
         self.channel = grpc.aio.insecure_channel(address, options=[*NO_LIMIT, OWN_CONNECTION])
-        for name, (request, reply) in UNARY.items():
-            method = self.channel.unary_unary(f"/bench.Bench/{name}", request.SerializeToString, reply.FromString)
-            setattr(self, name, method)
-        self.wait = self.channel.unary_stream("/bench.Bench/wait", Pair.SerializeToString, Sum.FromString)
+        for make, methods in (
+            (self.channel.unary_unary, UNARY),
+            (self.channel.unary_stream, DOWN),
+            (self.channel.stream_unary, UP),
+        ):
+            for name, (request, reply) in methods.items():
+                setattr(self, name, make(f"/bench.Bench/{name}", request.SerializeToString, reply.FromString))
 
+    @contextlib.asynccontextmanager
+    async def receive(self, name, request):
+        call = getattr(self, name)(request)
+        try:
+            yield call
+        finally:
+            call.cancel()
 
-async def run_client(address):
-    stub, others = Stub(address), []
-    await stub.add(Pair(a=1, b=2))
-    _protocol.ready()
-    while (order := await asyncio.to_thread(_protocol.next_order)) is not None:
-        await prepare(order, others, address)
-        with _protocol.Stopwatch() as watch:
-            await carry_out(order, stub, others)
-        _protocol.answer(watch)
+    async def send(self, name, messages):
+        return await getattr(self, name)(messages)
 
+    async def cancel_one(self):
+        call = self.wait(Pair())
+        await call.initial_metadata()
+        call.cancel()
+        try:
+            await call.read()
+        except asyncio.CancelledError:
+            assert call.cancelled()
 
-async def prepare(order, others, address):
-    """The connections beside the first, as many as the order says, each of which has made a call."""
-    if order["work"] == "idle" or (order["work"] == "busy" and order["connections"] != len(others)):
-        while others:
-            await others.pop().channel.close()
-        for _ in range(order["connections"]):
-            others.append(Stub(address))
-            await others[-1].add(Pair(a=1, b=2))
-
-
-async def carry_out(order, stub, others):
-    work, count = order["work"], order.get("count", 0)
-    match work:
-        case "sequential_plain" | "sequential_async":
-            await share(count, [stub.add])
-        case "flight_async":
-            await share(count, [stub.add] * _protocol.IN_FLIGHT)
-        case "flight_checkpoint":
-            await share(count, [stub.add_checkpoint] * _protocol.IN_FLIGHT)
-        case "flight_thread":
-            await share(count, [stub.add_thread] * _protocol.IN_FLIGHT)
-        case "busy":
-            await share(count, [other.add for other in others])
-        case "cancel":
-            for _ in range(count):
-                await cancel_one(stub)
-        case echo if echo in _protocol.ECHO_SIZES:
-            data = bytes(_protocol.ECHO_SIZES[echo])
-            for _ in range(count):
-                assert len((await stub.echo(Blob(data=data))).data) == len(data)
-
-
-async def share(count, methods):
-    """Makes ``count`` calls in all: a task for each of ``methods``, which makes one after the other."""
-    left = iter(range(count))
-
-    async def make_calls(method):
-        for _ in left:
-            assert (await method(Pair(a=1, b=2))).sum == 3
-
-    await asyncio.gather(*map(make_calls, methods))
-
-
-async def cancel_one(stub):
-    call = stub.wait(Pair())
-    await call.initial_metadata()
-    call.cancel()
-    try:
-        await call.read()
-    except asyncio.CancelledError:
-        assert call.cancelled()
+    async def close(self):
+        await self.channel.close()
 
 
 if __name__ == "__main__":
-    about = {"name": "gRPC (asyncio)", "version": grpc.__version__, "work": list(_protocol.WORK)}
-    _protocol.run(about, lambda: asyncio.run(listen()), lambda address: asyncio.run(run_client(address)))
+    work = [*_protocol.WORK, *_protocol.STREAMS, "latency"]
+    about = {"name": "gRPC (asyncio)", "version": grpc.__version__, "work": work}
+    _protocol.run(about, lambda: asyncio.run(listen()), lambda address: asyncio.run(run_client(Stub, address)))

@@ -1,36 +1,31 @@
 """grpclib: gRPC for asyncio in Python alone, over h2, with protobuf messages.
 
 Its documentation says nothing about speed. Of what it offers: one channel and its methods used again and again, and
-windows (``Configuration``) that a large message fits into, so that it does not wait for flow control. It has async
-handlers only, so ``sequential_plain`` has one too. In ``cancel`` the initial metadata says that the handler sleeps.
+windows (``Configuration``) with which it is quick in all workloads. With smaller ones large messages wait for
+acknowledgements; with those that a large message fits into it takes longer too, and small calls wait for seconds beside
+streams. The connection's has room for many streams, as all would wait for one that is not read. It has async handlers
+only, so ``sequential_plain`` has one too. In ``cancel`` the initial metadata says that the handler sleeps.
 """
 
 import asyncio
+import contextlib
 import socket
 from importlib.metadata import version
 
 import _protocol
-from google.protobuf.descriptor_pb2 import FieldDescriptorProto
-from google.protobuf.proto_builder import MakeSimpleProtoClass
-from grpclib.client import Channel, UnaryUnaryMethod
+from _grpc_client import DOWN, ITEM, UNARY, UP, Blob, Number, Pair, Sum, run_client
+from grpclib.client import Channel, StreamUnaryMethod, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.config import Configuration
 from grpclib.const import Cardinality, Handler
 from grpclib.server import Server
 
-INT64, BYTES = FieldDescriptorProto.TYPE_INT64, FieldDescriptorProto.TYPE_BYTES
-Pair = MakeSimpleProtoClass({"a": INT64, "b": INT64}, "bench.Pair")
-Sum = MakeSimpleProtoClass({"sum": INT64}, "bench.Sum")
-Blob = MakeSimpleProtoClass({"data": BYTES}, "bench.Blob")
-
-METHODS = {
-    "add": (Pair, Sum),
-    "add_checkpoint": (Pair, Sum),
-    "add_thread": (Pair, Sum),
-    "echo": (Blob, Blob),
-    "wait": (Pair, Sum),
-}
-WINDOW = 2 * _protocol.ECHO_SIZES["echo_16m"]
-CONFIG = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW)
+KINDS = (
+    (UNARY, UnaryUnaryMethod, Cardinality.UNARY_UNARY),
+    (DOWN, UnaryStreamMethod, Cardinality.UNARY_STREAM),
+    (UP, StreamUnaryMethod, Cardinality.STREAM_UNARY),
+)
+WINDOW = 2**18
+CONFIG = Configuration(http2_connection_window_size=16 * WINDOW, http2_stream_window_size=WINDOW)
 
 
 class Servicer:
@@ -50,15 +45,36 @@ class Servicer:
     async def echo(self, stream):
         await stream.send_message(await stream.recv_message())
 
+    async def large(self, stream):
+        request = await stream.recv_message()
+        await stream.send_message(Blob(data=bytes(request.n)))
+
     async def wait(self, stream):
         await stream.recv_message()
         await stream.send_initial_metadata()
         await asyncio.Event().wait()
 
+    async def count(self, stream):
+        request = await stream.recv_message()
+        for n in range(request.n):
+            await stream.send_message(Number(n=n))
+
+    async def chunks(self, stream):
+        request = await stream.recv_message()
+        for _ in range(request.n):
+            await stream.send_message(Blob(data=ITEM))
+
+    async def total(self, stream):
+        await stream.send_message(Sum(sum=sum([request.n async for request in stream])))
+
+    async def length(self, stream):
+        await stream.send_message(Sum(sum=sum([len(request.data) async for request in stream])))
+
     def __mapping__(self):
         return {
-            f"/bench.Bench/{name}": Handler(getattr(self, name), Cardinality.UNARY_UNARY, request, reply)
-            for name, (request, reply) in METHODS.items()
+            f"/bench.Bench/{name}": Handler(getattr(self, name), cardinality, request, reply)
+            for methods, _, cardinality in KINDS
+            for name, (request, reply) in methods.items()
         }
 
 
@@ -75,73 +91,34 @@ async def listen():
 class Stub:
     def __init__(self, port):
         self.channel = Channel("127.0.0.1", int(port), config=CONFIG)
-        for name, (request, reply) in METHODS.items():
-            setattr(self, name, UnaryUnaryMethod(self.channel, f"/bench.Bench/{name}", request, reply))
+        for methods, method_type, _ in KINDS:
+            for name, (request, reply) in methods.items():
+                setattr(self, name, method_type(self.channel, f"/bench.Bench/{name}", request, reply))
 
+    @contextlib.asynccontextmanager
+    async def receive(self, name, request):
+        async with getattr(self, name).open() as stream:
+            await stream.send_message(request, end=True)
+            yield stream
 
-async def run_client(port):
-    stub, others = Stub(port), []
-    await stub.add(Pair(a=1, b=2))
-    _protocol.ready()
-    while (order := await asyncio.to_thread(_protocol.next_order)) is not None:
-        await prepare(order, others, port)
-        with _protocol.Stopwatch() as watch:
-            await carry_out(order, stub, others)
-        _protocol.answer(watch)
-    for each in [stub, *others]:
-        each.channel.close()
+    async def send(self, name, messages):
+        async with getattr(self, name).open() as stream:
+            for message in messages:
+                await stream.send_message(message)
+            await stream.end()
+            return await stream.recv_message()
 
+    async def cancel_one(self):
+        async with self.wait.open() as stream:
+            await stream.send_message(Pair(), end=True)
+            await stream.recv_initial_metadata()
+            await stream.cancel()
 
-async def prepare(order, others, port):
-    """The connections beside the first, as many as the order says, each of which has made a call."""
-    if order["work"] == "idle" or (order["work"] == "busy" and order["connections"] != len(others)):
-        while others:
-            others.pop().channel.close()
-        for _ in range(order["connections"]):
-            others.append(Stub(port))
-            await others[-1].add(Pair(a=1, b=2))
-
-
-async def carry_out(order, stub, others):
-    work, count = order["work"], order.get("count", 0)
-    match work:
-        case "sequential_plain" | "sequential_async":
-            await share(count, [stub.add])
-        case "flight_async":
-            await share(count, [stub.add] * _protocol.IN_FLIGHT)
-        case "flight_checkpoint":
-            await share(count, [stub.add_checkpoint] * _protocol.IN_FLIGHT)
-        case "flight_thread":
-            await share(count, [stub.add_thread] * _protocol.IN_FLIGHT)
-        case "busy":
-            await share(count, [other.add for other in others])
-        case "cancel":
-            for _ in range(count):
-                await cancel_one(stub)
-        case echo if echo in _protocol.ECHO_SIZES:
-            data = bytes(_protocol.ECHO_SIZES[echo])
-            for _ in range(count):
-                assert len((await stub.echo(Blob(data=data))).data) == len(data)
-
-
-async def share(count, methods):
-    """Makes ``count`` calls in all: a task for each of ``methods``, which makes one after the other."""
-    left = iter(range(count))
-
-    async def make_calls(method):
-        for _ in left:
-            assert (await method(Pair(a=1, b=2))).sum == 3
-
-    await asyncio.gather(*map(make_calls, methods))
-
-
-async def cancel_one(stub):
-    async with stub.wait.open() as stream:
-        await stream.send_message(Pair(), end=True)
-        await stream.recv_initial_metadata()
-        await stream.cancel()
+    async def close(self):
+        self.channel.close()
 
 
 if __name__ == "__main__":
-    about = {"name": "grpclib", "version": version("grpclib"), "work": list(_protocol.WORK)}
-    _protocol.run(about, lambda: asyncio.run(listen()), lambda port: asyncio.run(run_client(port)))
+    work = [*_protocol.WORK, *_protocol.STREAMS, "latency"]
+    about = {"name": "grpclib", "version": version("grpclib"), "work": work}
+    _protocol.run(about, lambda: asyncio.run(listen()), lambda port: asyncio.run(run_client(Stub, port)))

@@ -3,7 +3,8 @@
 Its documentation says nothing about speed. Of what it offers: a client used again and again, by as many greenlets as
 there are calls in flight, without a heartbeat, which would be one more greenlet for each call on either side. Its
 handlers are plain functions, each call in a greenlet of its own: ``sequential_plain`` and ``flight_async`` have such.
-There is no ``cancel``: a call that the client gives up is not cancelled in the server.
+There is no ``cancel``: a call that the client gives up is not cancelled in the server. It streams from the server to the
+client only.
 """
 
 from importlib.metadata import version
@@ -15,6 +16,8 @@ import zerorpc
 
 # ZeroMQ's limit is just above the 1,000 connections of an order.
 zerorpc.Context.get_instance().max_sockets = 4096
+
+ITEM = bytes(_protocol.ITEM_SIZE)
 
 
 class Servicer:
@@ -30,6 +33,15 @@ class Servicer:
 
     def echo(self, data):
         return data
+
+    @zerorpc.stream
+    def count(self, n):
+        yield from range(n)
+
+    @zerorpc.stream
+    def chunks(self, n):
+        for _ in range(n):
+            yield ITEM
 
 
 def serve():
@@ -89,6 +101,10 @@ def carry_out(order, client, others):
             share(count, [client.add_thread] * _protocol.IN_FLIGHT)
         case "busy":
             share(count, [other.add for other in others])
+        case "stream_down":
+            assert sum(1 for _ in client.count(count)) == count
+        case "stream_down_64k":
+            assert sum(map(len, client.chunks(count))) == count * len(ITEM)
         case size if size in _protocol.ECHO_SIZES:
             data = bytes(_protocol.ECHO_SIZES[size])
             for _ in range(count):
@@ -108,4 +124,5 @@ def share(count, methods):
 
 if __name__ == "__main__":
     work = [name for name in _protocol.WORK if name not in ("sequential_async", "cancel")]
+    work += ["stream_down", "stream_down_64k"]
     _protocol.run({"name": "zerorpc", "version": version("zerorpc"), "work": work}, serve, call)

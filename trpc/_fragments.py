@@ -1,0 +1,111 @@
+"""Messages that arrive in fragments, until they are complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ._errors import ProtocolError
+from ._frames import CONTINUED, MORE, Frame
+from ._messages import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REQUESTS: Final = frozenset({Kind.REQUEST, Kind.NOTIFY})
+_REPLIES: Final = frozenset({Kind.RESULT, Kind.ERROR})
+FRAGMENTED: Final = REQUESTS | _REPLIES | {Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.RESULT_ITEMS}
+
+
+class _Message:
+    """One that is not complete."""
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes | memoryview] = []
+        self.size = 0
+
+
+class Fragments:
+    """The incomplete messages of one connection.
+
+    Args:
+        max_requests: bytes of requests that may be here at once.
+    """
+
+    __slots__ = ("_max_requests", "_messages", "_requests_size")
+
+    def __init__(self, max_requests: int) -> None:
+        self._messages: dict[tuple[int, int, int], _Message] = {}
+        self._max_requests = max_requests
+        self._requests_size = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def add(self, frame: Frame, begins: Callable[[Frame], bool], *, max_body: int) -> Frame | None:
+        """Takes a fragment; gives the whole message if that is complete.
+
+        A request for which there is no room is given with MORE still set, and no body: it will not be complete.
+
+        Args:
+            frame: one with MORE or CONTINUED.
+            begins: asked about the first fragment of a message: whether the rest is to be kept.
+            max_body: largest message that is accepted.
+
+        Raises:
+            ProtocolError: it is not acceptable here.
+        """
+        kind, call_id, body, flags, stream = frame
+        if kind not in FRAGMENTED or flags & ~(MORE | CONTINUED):
+            raise ProtocolError(f"flags {flags:#04x} on a message of kind {kind:#04x}")
+        if not body:
+            raise ProtocolError("a fragment without a body")
+        key = (kind, call_id, stream)
+        message = self._messages.get(key)
+        if not flags & CONTINUED:
+            if message is not None:
+                raise ProtocolError("a message begins in the middle of another one with its kind, id and stream")
+            if not begins(frame):
+                return None
+            message = self._messages[key] = _Message()
+        elif message is None:
+            # The rest of one that was not kept, or has been given up.
+            return None
+        message.parts.append(body)
+        message.size += len(body)
+        if message.size > max_body:
+            raise ProtocolError(f"a message of more than {max_body} bytes, the longest accepted here, in fragments")
+        if kind in REQUESTS:
+            self._requests_size += len(body)
+            if self._requests_size > self._max_requests:
+                self._remove(key)
+                return Frame(kind, call_id, b"", MORE, stream)
+        if flags & MORE:
+            return None
+        self._remove(key)
+        return Frame(kind, call_id, b"".join(message.parts), 0, stream)
+
+    def drop_request(self, call_id: int) -> bool:
+        """Gives up an incomplete request; whether there was one."""
+        return self._remove((Kind.REQUEST, call_id, 0))
+
+    def drop_reply(self, call_id: int) -> None:
+        """Gives up what is incomplete of a call of this side's that has its terminal reply."""
+        for kind in (*_REPLIES, Kind.RESULT_ITEMS):
+            self._remove((kind, call_id, 0))
+
+    def drop_items(self, call_id: int, stream: int) -> None:
+        """Gives up an incomplete message of an argument that has ended."""
+        self._remove((Kind.ARGUMENT_ITEMS, call_id, stream))
+
+    def drop_arguments(self, call_id: int) -> None:
+        """Gives up what is incomplete of the streams of a peer's call that is over."""
+        for key in [key for key in self._messages if key[1] == call_id and key[2]]:
+            del self._messages[key]
+
+    def _remove(self, key: tuple[int, int, int]) -> bool:
+        message = self._messages.pop(key, None)
+        if message is not None and key[0] in REQUESTS:
+            self._requests_size -= message.size
+        return message is not None

@@ -1,0 +1,227 @@
+"""One stream of items from the peer, as its consumer sees it: a receive channel with credit."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from . import _codec
+from ._errors import ProtocolError
+from ._messages import ITEMS_COST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+# How many items, or seconds of them, a consumer may have at a stretch before others get their turn.
+_TURN: Final = 64
+_MAX_TIME: Final = 0.0005
+
+# Heads of an array of one element, in all its forms.
+_ONE: Final = (b"\x91", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01")
+
+
+class Sender(Protocol):
+    """The other end of a stream, as far as its consumer can have an effect on it."""
+
+    def grant(self, size: int) -> None:
+        """It may send so many bytes more."""
+        ...
+
+    def leave(self) -> Coroutine[Any, Any, None]:
+        """To be awaited: nothing more is wanted. Waits for the producer's end, if that is known and bounded."""
+        ...
+
+
+class IncomingStream(trio.abc.ReceiveChannel[Any]):
+    """What ``async for`` goes through; also ``receive`` and ``receive_nowait``. Several tasks may receive.
+
+    Items come in their order, each to one consumer. Behind the last comes the end, or what the producer has raised.
+
+    To receive an item is a point where a cancel can strike, always before the item is taken. It does not let other
+    tasks run each time, as operations of Trio's do: that would take longer than all the rest. It does after 64 items,
+    or half a millisecond.
+
+    Args:
+        sender: told what is consumed.
+        credit: bytes that the sender may be ahead.
+        convert: makes of a list of plain items what the type hint says; None: they stay as they are.
+        max_depth: nesting accepted in a message.
+        bad_item: makes an error of the reason why an item is not acceptable.
+
+    Attributes:
+        has_ended: whether nothing more comes from the sender.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        credit: int,
+        convert: Callable[[list[Any]], list[Any]] | None,
+        max_depth: int,
+        bad_item: Callable[[str], Exception],
+    ) -> None:
+        self._sender = sender
+        self._credit = self._window = credit
+        self._owed = 0
+        """Bytes that were consumed and not granted again yet."""
+        self._convert = convert
+        self._max_depth = max_depth
+        self._bad_item = bad_item
+        self._messages: deque[tuple[bytes | memoryview, int]] = deque()
+        """Bodies that are not decoded yet, with what they have cost."""
+        self._items: deque[Any] = deque()
+        self._is_closed = False
+        self.has_ended = False
+        self._end: Callable[[], Coroutine[Any, Any, Exception | None]] | None = None
+        """Once there is one: awaited behind the last item, gives what is raised there."""
+        self._lot = trio.lowlevel.ParkingLot()
+        self._clock = trio.lowlevel.current_clock()
+        self._turn = 0
+        self._since = 0.0
+
+    # --- the consumer ---
+
+    async def receive(self) -> Any:
+        """The next item. Cancelled: nothing is lost.
+
+        Raises:
+            trio.EndOfChannel: there was the last one.
+            trio.ClosedResourceError: this side has closed it, or the call of which it is an argument has ended.
+            ConnectionLost: the connection was lost, behind the last item that has arrived.
+            Exception: what the producer has raised; see ``Client.call``.
+        """
+        if self._turn <= 0 or self._clock.current_time() - self._since > _MAX_TIME:
+            await trio.lowlevel.checkpoint()
+            self._begin_turn()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        self._turn -= 1
+        while not self._items:
+            if self._is_closed:
+                raise trio.ClosedResourceError("this stream is closed")
+            if self._messages:
+                self._decode_next()
+            elif self._end is not None:
+                raise await self._end() or trio.EndOfChannel
+            else:
+                await self._lot.park()
+                self._begin_turn()
+        return self._take()
+
+    def receive_nowait(self) -> Any:
+        """As :meth:`receive`.
+
+        Raises:
+            trio.WouldBlock: no item is there. The end, and what the producer has raised, are for :meth:`receive`.
+        """
+        while not self._items:
+            if self._is_closed:
+                raise trio.ClosedResourceError("this stream is closed")
+            if not self._messages:
+                raise trio.WouldBlock
+            self._decode_next()
+        return self._take()
+
+    async def aclose(self) -> None:
+        """No more items are wanted: what has arrived is dropped, and the producer cancelled.
+
+        For the result of a call, it waits for the producer's end, as for that of a call that is cancelled.
+        """
+        self.close()
+        await self._sender.leave()
+
+    def close(self) -> None:
+        """Drops what has arrived and what still comes. Whoever waits for it gets a ``ClosedResourceError``."""
+        self._is_closed = True
+        self._items.clear()
+        self._messages.clear()
+        self._lot.unpark_all()
+
+    async def wait_ended(self) -> None:
+        """Waits until nothing more comes from the sender."""
+        while not self.has_ended:
+            await self._lot.park()
+
+    def _take(self) -> Any:
+        item = self._items.popleft()
+        if self._lot and (self._items or self._messages):
+            self._lot.unpark()
+        return item
+
+    def _begin_turn(self) -> None:
+        self._turn = _TURN
+        self._since = self._clock.current_time()
+
+    def _decode_next(self) -> None:
+        body, cost = self._messages.popleft()
+        try:
+            items = _codec.unpack(body, max_depth=self._max_depth)
+            if type(items) is not list or not items:
+                raise ProtocolError("a message of a stream is not an array of items")
+            self._items.extend(items if self._convert is None else self._convert_all(items))
+        except _codec.DecodeError as exc:
+            self._fail(ProtocolError(f"items of a stream cannot be read: {exc}"))
+        except ProtocolError as exc:
+            self._fail(exc)
+        # Only now that the consumer is there for it: what it does not take, its producer does not get again.
+        self._owed += cost
+        if 2 * self._owed >= self._window and not self.has_ended and self._end is None:
+            self._credit += self._owed
+            owed, self._owed = self._owed, 0
+            self._sender.grant(owed)
+
+    def _convert_all(self, items: list[Any]) -> list[Any]:
+        """The items as their type says; those before one that does not fit, and then the error."""
+        assert self._convert is not None
+        try:
+            return self._convert(items)
+        except _codec.DecodeError:
+            good: list[Any] = []
+            for item in items:
+                try:
+                    good += self._convert([item])
+                except _codec.DecodeError as exc:
+                    self._fail(self._bad_item(str(exc)))
+                    break
+            return good
+
+    def _fail(self, error: Exception) -> None:
+        """Behind the items that are decoded, nothing is of use."""
+        self._messages.clear()
+
+        async def end() -> Exception:
+            await self._sender.leave()
+            return error
+
+        self._end = end
+
+    # --- what the connection's reader tells ---
+
+    def on_items(self, body: bytes | memoryview) -> None:
+        """A message with items has arrived.
+
+        Raises:
+            ProtocolError: there was no credit for it.
+        """
+        cost = len(body) + ITEMS_COST
+        if self._credit <= 0 or (cost > self._credit and not bytes(body[:5]).startswith(_ONE)):
+            raise ProtocolError(f"items of {cost} bytes on a stream with a credit of {self._credit}")
+        self._credit -= cost
+        if not self._is_closed and self._end is None:
+            self._messages.append((body, cost))
+            self._lot.unpark()
+
+    @trio.lowlevel.enable_ki_protection
+    def on_end(self, end: Callable[[], Coroutine[Any, Any, Exception | None]]) -> None:
+        """There will be no more items.
+
+        Args:
+            end: awaited by the consumer behind the last item: what is to be raised there, None for a normal end.
+        """
+        self.has_ended = True
+        if self._end is None:
+            self._end = end
+        self._lot.unpark_all()

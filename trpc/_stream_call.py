@@ -1,0 +1,158 @@
+"""Calls of ours that have streams: in their arguments, as their result, or both."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import trio
+
+from ._argument_streams import ArgumentStreams
+from ._errors import ProtocolError
+from ._exceptions import decode_error, is_after_cancel
+from ._frames import Frame
+from ._incoming_stream import IncomingStream
+from ._messages import Kind
+from ._outgoing_call import OutgoingCall
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+    from types import TracebackType
+
+    from ._caller import Caller
+    from ._signature import Signature
+
+
+async def call_with_streams(
+    caller: Caller,
+    method: str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    signature: Signature | None = None,
+) -> Any:
+    """Calls a method of the peer whose arguments may be streams. What is raised: see ``Client.call``.
+
+    The streams are produced in child tasks of this one. An exception of a producer is raised in the handler,
+    behind the items before it. Cancelled: the producers are, too.
+    """
+    arguments = ArgumentStreams(method, args, kwargs, signature)
+    if not arguments.places:
+        return await caller.call(method, args, kwargs, signature)
+    call = OutgoingCall(method, signature)
+    call.places = arguments.places
+    async with arguments.nursery() as nursery:
+        await caller.start(call, arguments.args, arguments.kwargs)
+        arguments.send(call, nursery, caller.protocol, caller.outbox)
+        return await caller.wait(call)
+
+
+class StreamCall:
+    """A call whose result is a stream: enter it with ``async with``, once, to make the call.
+
+    Inside there is a receive channel, see :class:`IncomingStream`. Leaving the block before the last item cancels the
+    producer and waits for its end, at most the client's ``cancel_grace``. What it raises on that occasion is raised
+    here, if nothing else is; what it had raised before is not, as the items before that were not read either.
+
+    A deadline in effect when it is entered is that of the whole stream. Cancelled: as when it is left early.
+
+    Args:
+        caller: makes the call.
+        method: its name on the wire.
+        args, kwargs: its arguments.
+        signature: what it takes and gives, if that is known here.
+        credit: bytes that the producer may be ahead.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        method: str,
+        args: Sequence[object],
+        kwargs: Mapping[str, object],
+        signature: Signature | None = None,
+    ) -> None:
+        self._caller = caller
+        self._method = method
+        self._args = args
+        self._kwargs = kwargs
+        self._signature = signature
+        self._manager: contextlib.AbstractAsyncContextManager[IncomingStream] | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> IncomingStream:
+        if self._manager is not None:
+            raise RuntimeError(f"{self._method}: a stream can be entered once; make the call again for another one")
+        self._manager = self._open()
+        return await self._manager.__aenter__()
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        assert self._manager is not None
+        return await self._manager.__aexit__(exc_type, exc, tb)
+
+    @contextlib.asynccontextmanager
+    async def _open(self) -> AsyncGenerator[IncomingStream, None]:
+        await trio.lowlevel.checkpoint()
+        caller = self._caller
+        arguments = ArgumentStreams(self._method, self._args, self._kwargs, self._signature)
+        call = OutgoingCall(self._method, self._signature)
+        call.places = arguments.places
+        items = self._signature and self._signature.items
+        call.items = IncomingStream(
+            _Producer(caller, call),
+            credit=caller.stream_credit,
+            convert=items and items.convert,
+            max_depth=caller.max_depth,
+            bad_item=lambda reason: ProtocolError(f"{self._method}: an item is not what the method gives: {reason}"),
+        )
+        async with arguments.nursery() as nursery:
+            await caller.start(call, arguments.args, arguments.kwargs)
+            arguments.send(call, nursery, caller.protocol, caller.outbox)
+            has_ended = False
+            try:
+                yield call.items
+                has_ended = call.result is not None
+            finally:
+                call.items.close()
+                await caller.leave(call)
+            if not has_ended:
+                self._raise_late_error(call)
+
+    def _raise_late_error(self, call: OutgoingCall) -> None:
+        """Raises what the producer has raised when it was cancelled."""
+        reply = call.result
+        if isinstance(reply, Frame) and reply.kind == Kind.ERROR:
+            body, max_depth = bytes(reply.body), self._caller.max_depth
+            if is_after_cancel(body, max_depth=max_depth):
+                raise decode_error(body, max_depth=max_depth)
+
+    def __await__(self) -> Generator[Any, Any, NoReturn]:
+        raise TypeError(f"{self._method} gives a stream: `async with ... as items`, instead of `await`")
+
+    def __aiter__(self) -> NoReturn:
+        raise TypeError(f"{self._method} gives a stream: first `async with ... as items`, then `async for`")
+
+
+class UntypedCall(StreamCall):
+    """A call of which is not known here what it gives: await it for a value, or enter it for a stream."""
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return call_with_streams(self._caller, self._method, self._args, self._kwargs).__await__()
+
+
+class _Producer:
+    """What sends the items of a stream that is the result of a call, as its consumer deals with it."""
+
+    __slots__ = ("_call", "_caller")
+
+    def __init__(self, caller: Caller, call: OutgoingCall) -> None:
+        self._caller = caller
+        self._call = call
+
+    def grant(self, size: int) -> None:
+        self._caller.grant(self._call, size)
+
+    async def leave(self) -> None:
+        await self._caller.leave(self._call)
