@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
@@ -66,7 +66,7 @@ class ArgumentStreams:
     def _source(self, place: int | str, value: object, signature: Signature | None) -> AsyncIterable[object] | None:
         """What produces the items, if this argument is a stream."""
         if signature is None:
-            return value if isinstance(value, AsyncIterable) else None
+            return cast("AsyncIterable[object]", value) if isinstance(value, AsyncIterable) else None
         stream = signature.stream_at(place)
         if stream is None or (value is None and stream.is_optional):
             return None
@@ -76,7 +76,7 @@ class ArgumentStreams:
                 f"{self._method}: argument {name}: Expected an async iterable or a receive channel, got"
                 f" `{type(value).__name__}`"
             )
-        return value
+        return cast("AsyncIterable[object]", value)
 
     def _add(self, place: int | str, source: AsyncIterable[object], signature: Signature | None) -> None:
         stream = signature and signature.stream_at(place)
@@ -103,10 +103,11 @@ class ArgumentStreams:
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # That there was a nursery is nobody's concern: what was raised alone stays alone.
-            errors = [exc for exc in group.exceptions if not isinstance(exc, trio.Cancelled)] or group.exceptions[:1]
+            errors = [exc for exc in group.exceptions if not isinstance(exc, trio.Cancelled)]
             if len(errors) > 1:
                 raise
-            raise errors[0] from errors[0].__cause__
+            error = errors[0] if errors else group.exceptions[0]
+            raise error from error.__cause__
 
     def send(self, call: OutgoingCall, nursery: trio.Nursery | None, protocol: Protocol, outbox: Outbox) -> None:
         """Begins to send the items, when the request of the call has been sent."""
@@ -120,9 +121,7 @@ class ArgumentStreams:
             nursery.start_soon(self._send, source, streams[number], name, protocol, name=f"{self._method}: {name}")
         call.streams = streams
 
-    async def _send(
-        self, source: AsyncIterable[object], stream: OutgoingStream, name: str, protocol: Protocol
-    ) -> None:
+    async def _send(self, source: AsyncIterable[object], stream: OutgoingStream, name: str, protocol: Protocol) -> None:
         body = _NIL
         with trio.CancelScope() as stream.scope:
             try:

@@ -124,8 +124,8 @@ class CalleeStreams:
                 raise ProtocolError(f"credit for call {frame.id}, whose result is no stream")
             call.items.grant(decode_credit(frame.body))
             return
-        stream = call and call.streams and call.streams.get(frame.stream)
-        if not stream:
+        stream = call.streams.get(frame.stream) if call is not None and call.streams is not None else None
+        if stream is None:
             raise ProtocolError(f"call {frame.id} has no stream {frame.stream}")
         if stream.has_ended:
             raise ProtocolError(f"a message for stream {frame.stream} of call {frame.id} behind its end")

@@ -23,19 +23,18 @@ import trio
 from trio.lowlevel import Abort
 
 from ._acknowledgements import Acknowledgements
-from ._errors import InvalidArguments, MessageTooLarge, Overloaded, ProtocolError
+from ._errors import ProtocolError
 from ._exceptions import decode_status
-from ._frames import Frame, size_of
+from ._frames import Frame
 from ._messages import Kind, decode_credit
 from ._outgoing_call import OutgoingCall, closed_error
 from ._pings import Pings
-from ._slots import Slots
+from ._requests import Requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ._outbox import Outbox
-    from ._frames import Data
     from ._protocol import Protocol
     from ._signature import Signature
     from ._workers import Workers
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 _RESULT: Final = Kind.RESULT.value
 
 
-class Caller:
+class Caller(Requests):
     """All that this side has asked of the peer.
 
     Args:
@@ -62,22 +61,12 @@ class Caller:
     __slots__ = (
         "_acknowledgements",
         "_closing",
-        "_hello",
         "_idle",
-        "_in_flight",
-        "_is_nested",
         "_lost",
-        "_max_calls",
         "_pings",
-        "_refusal",
         "_result_won",
-        "_sent",
-        "_slots",
-        "_woken",
         "late_replies",
         "max_depth",
-        "outbox",
-        "protocol",
         "stream_credit",
     )
 
@@ -93,28 +82,17 @@ class Caller:
         stream_credit: int,
         is_nested: Callable[[], bool],
     ) -> None:
+        super().__init__(protocol, outbox, max_calls=max_calls, is_nested=is_nested)
         self.late_replies = 0
         self.max_depth = max_depth
         self.stream_credit = stream_credit
-        self.protocol = protocol
-        self.outbox = outbox
         self._acknowledgements = Acknowledgements(workers, cancel_grace)
-        self._max_calls = max_calls
-        self._is_nested = is_nested
-        self._in_flight: dict[int, OutgoingCall] = {}
         self._pings = Pings(protocol, outbox)
-        self._slots = Slots(min(max_calls, protocol.peer.max_calls))
-        self._hello = trio.Event()
-        # Requests since the last replies, and how many replies these were.
-        self._sent = 0
-        self._woken = 0
         self._result_won = False
         """Whether a result has come in place of a cancel since the last call."""
         self._idle = trio.Event()
         self._closing = False
         self._lost = False
-        self._refusal: Callable[[bool], Exception] | None = None
-        """Once there will be no more calls: makes the error of one, from "may it have been executed?"."""
 
     @property
     def is_waiting(self) -> bool:
@@ -147,14 +125,6 @@ class Caller:
         if isinstance(reply, Frame) and reply.kind == _RESULT:
             return call.value_of(reply, max_depth=self.max_depth)
         raise await self.error_of(call)
-
-    @trio.lowlevel.enable_ki_protection
-    async def start(
-        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
-    ) -> None:
-        """Sends the request of a call. Nothing was sent if this raises."""
-        if not self._start_now(call, args, kwargs):
-            await self._start_later(call, args, kwargs)
 
     @trio.lowlevel.enable_ki_protection
     async def wait(self, call: OutgoingCall) -> Any:
@@ -302,119 +272,6 @@ class Caller:
             with trio.move_on_after(self._acknowledgements.grace):
                 await self._idle.wait()
 
-    # --- the way of a call ---
-
-    def _start_now(self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None) -> bool:
-        """Takes a place and queues the request, if there is nothing to be waited for."""
-        slots = self._slots
-        if slots.taken >= slots.number:
-            return False
-        slots.taken += 1
-        try:
-            if self._send_now(call, args, kwargs):
-                return True
-        except BaseException:  # nothing was sent, whatever it is
-            slots.give_back()
-            raise
-        slots.give_back()
-        return False
-
-    async def _start_later(
-        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
-    ) -> None:
-        """The same, with all waiting."""
-        await self._wait_for_slot()
-        try:
-            await self._send_when_possible(call, args, kwargs)
-        except BaseException:  # nothing was sent, whatever it is
-            self._slots.give_back()
-            raise
-
-    async def _wait_for_slot(self) -> None:
-        slots = self._slots
-        if slots.taken < slots.number:
-            slots.taken += 1
-        elif self._is_nested() and self.protocol.peer_is_known:
-            # Those in flight may be waiting for the very call that this task handles.
-            raise Overloaded(f"{slots.taken} calls to the peer are in flight, the most it allows, and this one is"
-            " made by a handler of its calls, which must not wait for them")
-        else:
-            await slots.wait()
-
-    def _send_now(self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None) -> bool:
-        """Queues the request, if there is nothing to be waited for. Otherwise as :meth:`_send_when_possible`."""
-        deadline = trio.current_effective_deadline()
-        time_left = None
-        if deadline != math.inf:
-            time_left = deadline - trio.current_time()
-            if time_left <= 0:
-                return False
-        outbox, peer = self.outbox, self.protocol.peer
-        if self._refusal is not None or (outbox.unsent and outbox.is_full) or call.places:
-            return False
-        body = call.encode(args, kwargs, time_left, max_depth=peer.max_depth)
-        if (len(body) if isinstance(body, bytes) else size_of(body)) > peer.max_message_size:
-            return False
-        call.deadline = deadline
-        self._send(call, body)
-        return True
-
-    def _send(self, call: OutgoingCall, body: Data) -> None:
-        call.id, data = self.protocol.request(body)
-        # Items of its arguments must not overtake the rest of a request.
-        self.outbox.put(data, call, alone=self._is_alone(), cut=not call.places)
-        self._in_flight[call.id] = call
-        if self.outbox.unsent_answers:
-            # If the reading has stopped, it has to go on, for the reply.
-            self.outbox.go_on()
-
-    def _is_alone(self) -> bool:
-        """Whether the request that is about to be sent is likely to be the only one in this pass of the event loop.
-
-        The callers whose replies were read together are about to call again together; and who calls for the
-        second time without a reply in between is one of many that begin.
-        """
-        self._sent += 1
-        return self._sent == 1 and self._woken <= 1
-
-    async def _send_when_possible(
-        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
-    ) -> None:
-        """Queues the request. Nothing was sent if this raises."""
-        body, call.deadline = await self._prepare(call, args, kwargs)
-        self._send(call, body)
-
-    async def _prepare(
-        self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, *, one_way: bool = False
-    ) -> tuple[Data, float]:
-        """The body of a request that may be sent now, and the deadline in it.
-
-        The time left is taken after all waiting: for room, and for the peer's limits where the request
-        is too large to be sent without knowing them.
-        """
-        while True:
-            if self.outbox.is_full:
-                await self.outbox.wait_for_room()
-            while (deadline := trio.current_effective_deadline()) <= trio.current_time():
-                # Trio is about to deliver a cancel or a deadline. Nothing is sent.
-                await trio.lowlevel.checkpoint()
-            self._raise_if_refused()
-            if call.places and not self.protocol.peer.has_streams:
-                if self.protocol.peer_is_known:
-                    raise InvalidArguments(f"{call.method}: the peer does not support arguments that are streams")
-                await self._hello.wait()
-                continue
-            time_left = None if one_way or deadline == math.inf else deadline - trio.current_time()
-            body = call.encode(args, kwargs, time_left, max_depth=self.protocol.peer.max_depth)
-            if size_of(body) <= self.protocol.peer.max_message_size:
-                return body, deadline
-            if self.protocol.peer_is_known:
-                raise MessageTooLarge(
-                    f"{call.method}: the request has {size_of(body)} bytes, and the peer accepts"
-                    f" {self.protocol.peer.max_message_size}; it was not sent"
-                )
-            await self._hello.wait()
-
     def _abort(self, call: OutgoingCall, raise_cancel: Callable[[], Any]) -> Abort:
         """Trio asks whether the wait for the reply can be given up."""
         if self._take_back(call):
@@ -426,19 +283,6 @@ class Caller:
             return Abort.SUCCEEDED
         self._acknowledgements.begin(call, raise_cancel)
         return Abort.FAILED
-
-    def _take_back(self, call: OutgoingCall) -> bool:
-        """Ends a call whose request has not left."""
-        if not self.outbox.discard(call):
-            return False
-        self._forget(call)
-        return True
-
-    def _forget(self, call: OutgoingCall) -> None:
-        call.end_streams()
-        self.protocol.forget_request(call.id)
-        del self._in_flight[call.id]
-        self._slots.give_back()
 
     def _send_cancel(self, call: OutgoingCall) -> None:
         self.outbox.put(self.protocol.cancel(call.id), control=True, alone=len(self._in_flight) <= 1)
@@ -475,10 +319,6 @@ class Caller:
     def _is_awaited(self) -> bool:
         """Whether anybody waits for a reply."""
         return any(call.awaited for call in self._in_flight.values())
-
-    def _raise_if_refused(self, *, maybe_executed: bool = False) -> None:
-        if self._refusal is not None:
-            raise self._refusal(maybe_executed)
 
     def _fail(self, calls: list[OutgoingCall]) -> None:
         assert self._refusal is not None

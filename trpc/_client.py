@@ -18,8 +18,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """One connection to a peer. Made by :func:`connect` and :func:`connect_stream`; a handler's is
-    ``trpc.current_call().client``.
+    """One connection to a peer. Made by :func:`connect` and :func:`connect_stream`; see also ``CurrentCall.client``.
 
     Any number of tasks may call through it at once; replies come in any order. It may not be used after
     its ``async with`` has ended: calls then raise a ``ConnectionLost`` that is also a

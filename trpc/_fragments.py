@@ -43,7 +43,7 @@ class Fragments:
     def __len__(self) -> int:
         return len(self._messages)
 
-    def add(self, frame: Frame, begins: Callable[[Frame], bool], *, max_body: int) -> Frame | None:
+    def add(self, frame: Frame, begins: Callable[[Frame], bool], *, max_body: int) -> Frame | None:  # noqa: C901 - the rules, one by one
         """Takes a fragment; gives the whole message if that is complete.
 
         A request for which there is no room is given with MORE still set, and no body: it will not be complete.

@@ -158,14 +158,14 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
     def _decode_next(self) -> None:
         body, cost = self._messages.popleft()
         try:
-            items = _codec.unpack(body, max_depth=self._max_depth)
-            if type(items) is not list or not items:
-                raise ProtocolError("a message of a stream is not an array of items")
-            self._items.extend(items if self._convert is None else self._convert_all(items))
+            items: list[Any] = _codec.unpack(body, max_depth=self._max_depth)
         except _codec.DecodeError as exc:
             self._fail(ProtocolError(f"items of a stream cannot be read: {exc}"))
-        except ProtocolError as exc:
-            self._fail(exc)
+        else:
+            if type(items) is not list:
+                self._fail(ProtocolError("a message of a stream is not an array of items"))
+            else:
+                self._take_in(items)
         # Only now that the consumer is there for it: what it does not take, its producer does not get again.
         self._owed += cost
         if 2 * self._owed >= self._window and not self.has_ended and self._end is None:
@@ -173,20 +173,20 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
             owed, self._owed = self._owed, 0
             self._sender.grant(owed)
 
-    def _convert_all(self, items: list[Any]) -> list[Any]:
-        """The items as their type says; those before one that does not fit, and then the error."""
-        assert self._convert is not None
+    def _take_in(self, items: list[Any]) -> None:
+        """Items as their type says; those before one that does not fit, and then the error."""
+        if self._convert is None:
+            self._items.extend(items)
+            return
         try:
-            return self._convert(items)
+            self._items.extend(self._convert(items))
         except _codec.DecodeError:
-            good: list[Any] = []
             for item in items:
                 try:
-                    good += self._convert([item])
+                    self._items.extend(self._convert([item]))
                 except _codec.DecodeError as exc:
                     self._fail(self._bad_item(str(exc)))
                     break
-            return good
 
     def _fail(self, error: Exception) -> None:
         """Behind the items that are decoded, nothing is of use."""

@@ -18,8 +18,8 @@ from ._errors import InvalidArguments, ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ._limits import Limits
     from ._frames import Data
+    from ._limits import Limits
 
 IGNORABLE: Final = 0x80
 """A kind with this bit may be ignored by a peer that does not know it."""
@@ -159,8 +159,12 @@ def encode_request(
     """Body of REQUEST or NOTIFY; elements at the end that are None are left out.
 
     Args:
-        streams: as in :class:`Request`; these arguments are None in their places.
-        method, args, kwargs, time_left, metadata: as in :class:`Request`.
+        method: as all others, see :class:`Request`.
+        args: those that are streams are None in their places.
+        kwargs: the same.
+        time_left: in seconds.
+        metadata: None or empty if there is none.
+        streams: None or empty if there are none.
         max_depth: nesting that the receiver accepts.
 
     Raises:
@@ -236,13 +240,16 @@ def _check_streams(value: object, args: list[Any], kwargs: dict[str, Any]) -> di
     if not _has_text_keys(value):
         raise InvalidArguments("the streams must be a map from their numbers to arguments")
     streams: dict[int, int | str] = {}
+    place: Any
     for text, place in cast("dict[str, Any]", value).items():
         number = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_STREAM)) else 0
         if not 1 <= number <= MAX_STREAM or text != str(number):
             raise InvalidArguments(f"{text[:20]!r} is not the number of a stream")
-        is_there = place in kwargs if type(place) is str else type(place) is int and 0 <= place < len(args)
-        if not is_there or (kwargs[place] if type(place) is str else args[place]) is not None:
-            raise InvalidArguments(f"stream {number} is for an argument that is not there, or not nil in its place")
+        among: Any = kwargs if type(place) is str else args
+        if not (place in kwargs if among is kwargs else type(place) is int and 0 <= place < len(args)):
+            raise InvalidArguments(f"stream {number} is for an argument that is not there")
+        if among[place] is not None:
+            raise InvalidArguments(f"stream {number} is for an argument that is not nil in its place")
         streams[number] = place
     if len(set(streams.values())) < len(streams):
         raise InvalidArguments("two streams are for the same argument")

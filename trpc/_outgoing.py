@@ -78,16 +78,18 @@ class Batch:
         begun: those of which more fragments are left, with how many bytes of each are in it.
         chunks: the bytes, small ones joined.
         size: how many these are.
+        counts: how many entries are from each part of the queue.
         empty: how many places of frames that were taken back it has passed.
     """
 
-    __slots__ = ("begun", "chunks", "empty", "entries", "size")
+    __slots__ = ("begun", "chunks", "counts", "empty", "entries", "size")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.begun: list[tuple[Outgoing, int]] = []
         self.chunks: list[bytes | memoryview] = []
         self.size = 0
+        self.counts: tuple[int, int, int] = (0, 0, 0)
         self.empty = 0
 
     def add(self, queue: Iterable[Entry], *, until: int = BATCH) -> int:
@@ -148,22 +150,24 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self.frames or self.bulk or self.control)
 
-    def batch(self) -> tuple[Batch, int, int, int]:
-        """The next batch, and how many entries of each queue are in it, for :meth:`take`."""
+    def batch(self) -> Batch:
+        """The next batch, which stays here until :meth:`take`."""
         batch = Batch()
         control, frames = batch.add(self.control), batch.add(self.frames)
         bulk = batch.add(self.bulk, until=max(BATCH, batch.size + 1)) if self.bulk else 0
-        return batch, control, frames, bulk
+        batch.counts = control, frames, bulk
+        return batch
 
-    def take(self, batch: Batch, control: int, frames: int, bulk: int) -> None:
+    def take(self, batch: Batch) -> None:
         """Removes what is in the batch; of large frames, the fragment."""
+        control, frames, bulk = batch.counts
         del self.control[:control], self.frames[:frames], self.bulk[:bulk]
-        for entry, _ in batch.begun:
-            assert entry.cutter is not None
-            entry.cutter.advance()
-            entry.state = _WRITING
-            entry.is_bulk = True
-            self.bulk.append(entry)
+        for frame, _ in batch.begun:
+            assert frame.cutter is not None
+            frame.cutter.advance()
+            frame.state = _WRITING
+            frame.is_bulk = True
+            self.bulk.append(frame)
         for entry in batch.entries:
             if not isinstance(entry, bytes):
                 entry.cutter = None

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from . import _codec
-from ._metadata import outgoing_metadata
 from ._errors import ClientClosed, DeadlineExceeded, InvalidArguments, ProtocolError, RemoteError
 from ._exceptions import decode_error
 from ._frames import Frame
 from ._messages import Kind, encode_request
+from ._metadata import outgoing_metadata
 from ._outgoing import Outgoing, State
 
 if TYPE_CHECKING:

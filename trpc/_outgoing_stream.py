@@ -7,7 +7,7 @@ together when there are many, or when the producer waits for something; see :mod
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 

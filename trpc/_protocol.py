@@ -25,8 +25,8 @@ from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind, enc
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._limits import Limits
     from ._frames import Data
+    from ._limits import Limits
 
 
 _BODILESS: Final = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED, Kind.ARGUMENT_STOP})
@@ -245,9 +245,7 @@ class Protocol:
             if self._fragments is None:
                 self._fragments = Fragments(self._limits.max_incomplete)
             begins = self._begins[kind]
-            message = self._fragments.add(
-                frame, lambda first: begins(self, first), max_body=self.frames.max_body
-            )
+            message = self._fragments.add(frame, lambda first: begins(self, first), max_body=self.frames.max_body)
             if message is None or kind in REQUESTS:
                 return message
             frame = message

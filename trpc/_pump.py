@@ -7,7 +7,6 @@ driving the producer's ``__anext__`` by hand for its first step; see ``_relay``,
 
 from __future__ import annotations
 
-import types
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -18,7 +17,7 @@ from ._errors import InvalidArguments, MessageTooLarge
 from ._relay import resume
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 
     from ._outgoing_stream import OutgoingStream
 
@@ -44,13 +43,17 @@ async def pump(source: AsyncIterable[object], stream: OutgoingStream) -> None:
         ItemError: an item cannot be sent.
         Exception: what ``source`` raises, after the items before it have left.
     """
-    iterator = source.__aiter__()
-    closes = isinstance(iterator, AsyncGenerator) or (iterator is not source and hasattr(iterator, "aclose"))
+    iterator: AsyncIterator[object] = source.__aiter__()
+    generator = _generator_of(iterator)
     try:
         await _send_items(iterator, stream)
     finally:
-        if closes:
-            await cast("AsyncGenerator[object]", iterator).aclose()
+        if generator is not None:
+            await generator.aclose()
+
+
+def _generator_of(iterator: AsyncIterator[object]) -> AsyncGenerator[object] | None:
+    return cast("AsyncGenerator[object]", iterator) if isinstance(iterator, AsyncGenerator) else None
 
 
 async def _send_items(iterator: AsyncIterator[object], stream: OutgoingStream) -> None:
@@ -99,15 +102,14 @@ def _add_ready(stream: OutgoingStream, take_nowait: Callable[[], object]) -> Non
         pass  # for the next receive() to find
 
 
-@types.coroutine
-def _attend(step: Coroutine[Any, Any, object], on_wait: Callable[[], None]) -> Generator[Any, Any, object]:
+async def _attend(step: Coroutine[Any, Any, object], on_wait: Callable[[], None]) -> object:
     """Awaits ``step``; says so if it has to wait."""
     try:
         yielded = step.send(None)
     except StopIteration as stop:
         return stop.value
     on_wait()
-    return (yield from resume(step, yielded, _call))
+    return await resume(step, yielded, _call)
 
 
 def _call(function: Callable[[Any], Any], argument: Any) -> Any:

@@ -221,17 +221,13 @@ class Reader(abc.ABC):
                     until = self._dispatcher.now + _MAX_TIME
                 elif self._dispatcher.now > until:
                     self._requests_left = 0
-                if self._requests_left <= 0:
+                if self._requests_left <= 0 or (worker is not None and worker.is_spent):
                     return None
                 if outbox.unsent_answers > self._limits.max_unsent and not self._has_to_read:
-                    return None
-                if worker is not None and worker.is_spent:
                     return None
             elif kind == _RESULT:
                 # Of a call that was made, so that there is a caller.
                 self._caller.on_reply(frame)  # type: ignore[union-attr]  # not None, see above
-            elif kind in _OF_CALLEE_STREAMS or kind in _OF_CALLER_STREAMS:
-                self._handle_stream(frame)
             else:
                 self._handle_other(frame)
             # Not one more once it is over: whoever waited for it has been told already.
@@ -256,7 +252,11 @@ class Reader(abc.ABC):
             self._lose(exc)
 
     def _handle_other(self, frame: Frame) -> None:
-        match frame.kind:
+        kind = frame.kind
+        if kind in _OF_CALLEE_STREAMS or kind in _OF_CALLER_STREAMS:
+            self._handle_stream(frame)
+            return
+        match kind:
             case Kind.ERROR | Kind.CANCELLED | Kind.EXPIRED:
                 self.caller.on_reply(frame)
             case Kind.CANCEL:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 @types.coroutine
-def resume(
-    coroutine: Coroutine[Any, Any, Any], yielded: object, run: Callable[[Callable[[Any], Any], Any], Any]
-) -> Generator[Any, Any, Any]:
+def resume(coroutine: Coroutine[Any, Any, Any], yielded: object, run: Callable[..., Any]) -> Generator[Any, Any, Any]:
     """Goes on with a coroutine that has been sent its first None; gives its result.
 
     Args:

@@ -38,11 +38,11 @@ class _Options(NamedTuple):
 
 class _MethodDecorator(Protocol):
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]  # the first match is what is meant, see below
         self, function: Callable[P, AsyncIterable[R]], /
     ) -> Callable[P, AbstractAsyncContextManager[trio.abc.ReceiveChannel[R]]]: ...
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]  # as above
         self, function: Callable[P, Coroutine[Any, Any, AsyncIterable[R]]], /
     ) -> Callable[P, AbstractAsyncContextManager[trio.abc.ReceiveChannel[R]]]: ...
     @overload
@@ -53,11 +53,11 @@ class _MethodDecorator(Protocol):
 
 # mypy 2.4 and pyright 1.1.414 are both right that a coroutine is also an R; the first match is what is meant.
 @overload
-def method(
+def method(  # type: ignore[overload-overlap]  # the first match is what is meant, see above
     function: Callable[P, AsyncIterable[R]], /
 ) -> Callable[P, AbstractAsyncContextManager[trio.abc.ReceiveChannel[R]]]: ...
 @overload
-def method(
+def method(  # type: ignore[overload-overlap]  # as above
     function: Callable[P, Coroutine[Any, Any, AsyncIterable[R]]], /
 ) -> Callable[P, AbstractAsyncContextManager[trio.abc.ReceiveChannel[R]]]: ...
 @overload
@@ -113,10 +113,11 @@ def _mark(function: Callable[..., Any], *, in_thread: bool, idempotent: bool) ->
     first = next(iter(inspect.signature(function).parameters.values()), None)
     if first is None or first.kind not in {first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD}:
         raise TypeError(f"@trpc.method: {name} takes no self; only methods of an object can be called")
+    marked: Callable[..., Any] = function
     if is_stream:
         marked = _channel(function)
-    else:
-        marked = function if is_async else _awaitable(function, in_thread=in_thread)
+    elif not is_async:
+        marked = _awaitable(function, in_thread=in_thread)
     setattr(marked, _METHOD_MARK, _Options(function, in_thread, idempotent))
     return marked
 

@@ -192,7 +192,9 @@ class Signature:
         if stream is not None:
             if isinstance(value, trio.abc.ReceiveChannel) or (value is None and stream.is_optional):
                 return cast("object", value)
-            raise InvalidArguments(f"{self._method}: argument {shown!r}: Expected a stream, got `{type(value).__name__}`")
+            raise InvalidArguments(
+                f"{self._method}: argument {shown!r}: Expected a stream, got `{type(value).__name__}`"
+            )
         convert = self._converters.get(name)
         if convert is None:
             return value
@@ -229,7 +231,9 @@ def returns_stream(function: Callable[..., object]) -> bool:
     hint: Any = getattr(function, "__annotations__", {}).get("return")
     if isinstance(hint, str):
         try:
-            hint = get_type_hints(types.SimpleNamespace(__annotations__={"return": hint}), function.__globals__)["return"]
+            hint = get_type_hints(types.SimpleNamespace(__annotations__={"return": hint}), function.__globals__)[
+                "return"
+            ]
         except Exception:  # noqa: BLE001 - it cannot be evaluated, or not yet: reported when the service is used
             return False
     return (get_origin(hint) or hint) in _RESULT_STREAMS

@@ -99,11 +99,11 @@ class StreamCall:
         arguments = ArgumentStreams(self._method, self._args, self._kwargs, self._signature)
         call = OutgoingCall(self._method, self._signature)
         call.places = arguments.places
-        items = self._signature and self._signature.items
+        items = None if self._signature is None else self._signature.items
         call.items = IncomingStream(
             _Producer(caller, call),
             credit=caller.stream_credit,
-            convert=items and items.convert,
+            convert=None if items is None else items.convert,
             max_depth=caller.max_depth,
             bad_item=lambda reason: ProtocolError(f"{self._method}: an item is not what the method gives: {reason}"),
         )
