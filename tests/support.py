@@ -30,6 +30,11 @@ async def connected(services, *, serve=None, **options):
         nursery.cancel_scope.cancel()
 
 
+def connection_of(client):
+    """The connection behind a client, for tests that look inside or take it apart."""
+    return client._caller.outbox._on_error.__self__
+
+
 def joined(data: Data) -> bytes:
     """Bytes that may be in pieces, in one."""
     return data if type(data) is bytes else b"".join(data)

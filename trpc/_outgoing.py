@@ -150,6 +150,9 @@ class Queue:
     def __bool__(self) -> bool:
         return bool(self.frames or self.bulk or self.control)
 
+    def __len__(self) -> int:
+        return len(self.control) + len(self.frames) + len(self.bulk)
+
     def batch(self) -> Batch:
         """The next batch, which stays here until :meth:`take`."""
         batch = Batch()

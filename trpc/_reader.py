@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _MAX_REQUESTS: Final = 32
 _MAX_TIME: Final = 0.001
 
+# Frames that may wait to be written to a peer that does not read, beside calls and their replies.
+_MAX_FLOOD: Final = 10_000
+
 BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 # Of the enum, each would be an attribute to look up, and these are needed for every message.
 _REQUESTS, _RESULT = (Kind.REQUEST.value, Kind.NOTIFY.value), Kind.RESULT.value
@@ -155,8 +158,13 @@ class Reader(abc.ABC):
 
     @property
     def _has_to_read(self) -> bool:
-        """Whether this side waits for the peer, which may do the same: if both stopped reading, both would for ever."""
-        return self._caller is not None and self._caller.is_waiting
+        """Whether this side waits for the peer, which may do the same: if both stopped reading, both would for ever.
+
+        Not if more answers wait than a peer can be owed that keeps to the limits: it floods, with pings for instance.
+        """
+        if self._caller is None or not self._caller.is_waiting:
+            return False
+        return self._outbox.queued <= 2 * self._limits.max_calls + _MAX_FLOOD
 
     def _receive(self) -> bool:  # noqa: C901 - two ways to read, three ends
         """Reads what is there, for :meth:`_handle`; whether there was something."""

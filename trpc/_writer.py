@@ -106,6 +106,11 @@ class Writer:
         return self.unsent > self._max_unsent
 
     @property
+    def queued(self) -> int:
+        """How many frames wait to be written."""
+        return len(self._queue)
+
+    @property
     def is_full_of_answers(self) -> bool:
         """Whether the peer should read before it is given more reason to answer.
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 from busy_service import Busy
 from processes import python
-from support import RawPeer
+from support import RawPeer, connection_of
 
 import trpc
 from trpc import _codec
@@ -55,7 +55,7 @@ async def test_large_messages_both_ways_at_once_between_small_ones(nursery, tmp_
                 for number in range(5):
                     calls.start_soon(small_calls, proxy, number)
             assert large_in_flight == 0
-            assert client._connection._outbox.unsent == 0
+            assert connection_of(client)._outbox.unsent == 0
             assert server.calls == ()
     assert small >= 5
 
@@ -169,7 +169,7 @@ async def test_a_server_that_is_killed_in_the_middle_of_a_large_reply():
             async with trpc.connect(url) as client:
                 proxy = client.proxy(Busy)
                 assert await proxy.plain(1) == 1
-                frames = client._connection._protocol.frames
+                frames = connection_of(client)._protocol.frames
                 async with trio.open_nursery() as calls:
                     for _ in range(4):
                         calls.start_soon(one, proxy, LARGE)

@@ -10,6 +10,7 @@ import random
 import pytest
 import trio
 from busy_service import Busy
+from support import connection_of
 
 import trpc
 from trpc import _dispatcher
@@ -77,12 +78,12 @@ async def _cancel_soon(scope, passes):
 
 
 def assert_nothing_in_flight(client):
-    assert type(client._connection._transport) is SocketTransport
+    assert type(connection_of(client)._transport) is SocketTransport
     assert not client._caller._in_flight
-    assert not client._caller._cancelled
+    assert not client._caller._acknowledgements._waiting
     assert client._caller._slots.taken == 0
-    assert not client._connection._protocol._open_outgoing
-    assert client._connection._outbox.unsent == 0
+    assert not connection_of(client)._protocol._open_outgoing
+    assert connection_of(client)._outbox.unsent == 0
 
 
 @pytest.fixture

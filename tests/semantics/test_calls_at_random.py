@@ -9,7 +9,7 @@ import signal
 import pytest
 import trio
 import trio.testing
-from support import client_of_raw_peer, connected, settle, start_call
+from support import client_of_raw_peer, connected, connection_of, settle, start_call
 
 import trpc
 from trpc import _reader
@@ -58,10 +58,10 @@ class Service:
 
 def assert_empty(client):
     """Nothing is left of any call."""
-    connection, caller = client._connection, client._caller
+    connection, caller = connection_of(client), client._caller
     assert not caller._in_flight
     assert not caller._pings
-    assert not caller._cancelled
+    assert not caller._acknowledgements._waiting
     assert caller._slots.taken == 0
     assert not connection._protocol._open_outgoing
     assert connection._outbox.unsent == 0
@@ -245,7 +245,7 @@ async def test_the_grace_is_over_in_the_pass_in_which_the_reply_is_read(mock_clo
         await settle()
         assert call.outcome in ("cancelled", None)
         assert call.outcome == "cancelled" or kind == Kind.RESULT
-        assert not client._connection._lost
+        assert not connection_of(client)._lost
 
 
 async def test_the_deadline_of_one_call_beside_another(autojump_clock):
@@ -378,7 +378,7 @@ async def test_a_peer_that_pings_a_client_with_a_call_and_does_not_read_is_not_r
                 sent += 100
         assert sent < 1_000_000
         # What one read gives, and then no more.
-        assert client._connection._outbox.unsent < 200_000
+        assert connection_of(client)._outbox.unsent < 200_000
 
         async def read():
             with contextlib.suppress(trio.ClosedResourceError):
@@ -388,7 +388,7 @@ async def test_a_peer_that_pings_a_client_with_a_call_and_does_not_read_is_not_r
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             with trio.fail_after(100):
-                while client._connection._outbox.unsent:
+                while connection_of(client)._outbox.unsent:
                     await trio.sleep(0.1)
             await peer.send_result(request.id, 5)
             await settle()
@@ -476,7 +476,7 @@ async def test_the_connection_is_lost_while_a_cancelled_call_waits():
 async def test_cancelled_and_then_lost_in_one_pass_is_cancelled():
     async with calling() as (client, peer, call, request):
         call.scope.cancel()
-        client._connection._lose(trpc.ConnectionLost("now"))
+        connection_of(client)._lose(trpc.ConnectionLost("now"))
         await settle()
         assert call.outcome == "cancelled"
 
@@ -490,7 +490,7 @@ async def test_what_comes_behind_our_own_end_is_not_read(monkeypatch, caplog, se
         peer.stream.socket._sock.send(encode_frame(Kind.RESULT, request.id, b"\xc0"))
         # In the pass in which it is seen, before or after it is read.
         await trio.lowlevel.checkpoint()
-        client._connection._lose(trpc.ConnectionLost("now"))
+        connection_of(client)._lose(trpc.ConnectionLost("now"))
         await settle()
         assert call.outcome is None or type(call.outcome) is trpc.ConnectionLost
     assert not [record for record in caplog.records if record.name == "trpc"]
@@ -500,7 +500,7 @@ async def test_what_comes_behind_our_own_end_is_not_read(monkeypatch, caplog, se
 async def test_the_client_is_closed_by_another_task(autojump_clock, reply):
     async with calling(cancel_grace=1) as (client, peer, call, request), trio.open_nursery() as nursery:
         start = trio.current_time()
-        nursery.start_soon(lambda: client._connection.close(orderly=True))
+        nursery.start_soon(lambda: connection_of(client).close(orderly=True))
         assert (await peer.receive())[:2] == (Kind.CANCEL, request.id)
         if reply == "a value":
             await peer.send_result(request.id, 5)
@@ -540,7 +540,7 @@ async def test_an_idle_client_notices_at_once_what_the_peer_does(autojump_clock,
             await peer.send(Kind.GOAWAY, request.id, encode_status(trpc.Unavailable("restarting")))
         await run_while_clock_stands()
         assert trio.current_time() == start
-        assert client._connection._lost is (ending == "closes")
+        assert connection_of(client)._lost is (ending == "closes")
         assert client._caller._refusal is not None
 
 
@@ -652,7 +652,7 @@ async def test_random_tangles_of_callers(autojump_clock, monkeypatch, seed):
             await client.ping()
         assert_empty(client)
         assert await client.call("Service.echo", 1) == 1
-        assert not client._connection._lost
+        assert not connection_of(client)._lost
     await settle()
     assert service.running == 0
     assert trio.lowlevel.current_statistics().tasks_living == tasks

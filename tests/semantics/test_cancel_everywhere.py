@@ -7,6 +7,7 @@ import gc
 import pytest
 import trio
 import trio.testing
+from support import connection_of
 
 import trpc
 
@@ -100,7 +101,7 @@ def run_session(side, step, grace, tcp):
                             else trpc.connect_stream(ours, cancel_grace=grace)
                         )
                         async with manager as client:
-                            connection = client._connection
+                            connection = connection_of(client)
                             await use(client)
                 # What the server's end may do to the client: its calls fail, and nothing else.
                 except* (trpc.ConnectionLost, trpc.Unavailable):

@@ -370,5 +370,5 @@ async def test_nothing_is_kept_of_a_call_that_was_cancelled_and_acknowledged(aut
         for _ in range(3):
             with trio.move_on_after(0.1):
                 await client.proxy(Slow).clean_up(0)
-        assert not client._caller._cancelled
+        assert not client._caller._acknowledgements._waiting
         assert not client._caller._in_flight

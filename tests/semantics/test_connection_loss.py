@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import trio
-from support import RawPeer, client_of_raw_peer, connected, raw_client_of, settle, start_call
+from support import RawPeer, client_of_raw_peer, connected, connection_of, raw_client_of, settle, start_call
 
 import trpc
 from trpc._frames import MAGIC, PREAMBLE, encode_frame
@@ -279,7 +279,7 @@ async def test_closing_the_client_is_bounded(autojump_clock, grace):
             await settle()
             nursery.start_soon(_close_later, peer.stream, grace + 5)
             start = trio.current_time()
-            await client._connection.close(orderly=True)
+            await connection_of(client).close(orderly=True)
             assert trio.current_time() - start == pytest.approx(grace)
     assert isinstance(outcomes["call"], trio.ClosedResourceError)
 
@@ -298,7 +298,7 @@ async def test_closing_takes_back_requests_that_were_not_written():
             start_call(nursery, outcomes, "call", client.call, "A.b")
             await settle()
             nursery.start_soon(_read_everything, peer.stream)
-            await client._connection.close(orderly=True)
+            await connection_of(client).close(orderly=True)
     assert isinstance(outcomes["call"], trio.ClosedResourceError)
     assert outcomes["call"].maybe_executed is False
 
@@ -450,7 +450,7 @@ async def test_callers_wait_for_room_when_the_server_reads_slowly(autojump_clock
             for key in range(100):
                 start_call(nursery, outcomes, key, client.notify, "A.b", "x" * 1000)
             await settle()
-            assert 50_000 < client._connection._outbox.unsent < 53_000
+            assert 50_000 < connection_of(client)._outbox.unsent < 53_000
             with trio.move_on_after(1) as scope:
                 await client.notify("A.b", "late")
             assert scope.cancelled_caught
@@ -460,7 +460,7 @@ async def test_callers_wait_for_room_when_the_server_reads_slowly(autojump_clock
                 assert frame.kind == Kind.NOTIFY
                 received += 1
         assert outcomes == dict.fromkeys(range(100))
-        assert client._connection._outbox.unsent == 0
+        assert connection_of(client)._outbox.unsent == 0
 
 
 @pytest.mark.transports("memory", reason="lockstep: a write waits until the peer reads")
@@ -549,7 +549,7 @@ async def test_what_comes_behind_the_end_is_not_read(caplog, monkeypatch):
         async with trio.open_nursery() as nursery:
             start_call(nursery, {}, "call", client.call, "A.b")
             request = await peer.receive()
-            connection = client._connection
+            connection = connection_of(client)
             monkeypatch.setattr(
                 type(connection.caller), "on_pong", lambda *_: connection._lose(trpc.ConnectionLost("now"))
             )

@@ -9,7 +9,7 @@ import tracemalloc
 import msgpack
 import pytest
 import trio
-from support import client_of_raw_peer, connected, raw_client_of, settle, start_call
+from support import client_of_raw_peer, connected, connection_of, raw_client_of, settle, start_call
 
 import trpc
 from trpc._exceptions import Code, encode_status
@@ -275,7 +275,7 @@ async def test_a_result_deeper_than_the_caller_accepts():
 async def test_a_cancel_that_comes_when_everything_is_over_is_ignored():
     """The handler has ended with the connection, without a reply, and a CANCEL was read already."""
     async with connected(Service()) as (client, _):
-        client._connection._dispatcher.on_cancel(99)
+        connection_of(client)._dispatcher.on_cancel(99)
 
 
 async def test_an_exception_whose_text_ends_the_process_does_so_and_the_caller_hears():
