@@ -34,6 +34,7 @@ from ._requests import Requests
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ._incoming_stream import IncomingStream
     from ._outbox import Outbox
     from ._protocol import Protocol
     from ._signature import Signature
@@ -145,23 +146,27 @@ class Caller(Requests):
         return await call.error(max_depth=self.max_depth, closing=self._closing)
 
     @trio.lowlevel.enable_ki_protection
-    async def leave(self, call: OutgoingCall) -> None:
+    async def leave(self, call: OutgoingCall, items: IncomingStream) -> None:
         """Cancels a call whose result is a stream, unless it has ended, and waits for its end, at most the grace.
 
-        A cancel does not shorten this.
+        A cancel does not shorten this. Several tasks may leave it at once.
         """
-        if not call.awaited or call.cancelled or self._take_back(call):
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if items.left is not None:
+            with trio.CancelScope(shield=True):
+                await items.left.wait()
+        elif call.awaited and not self._take_back(call):
+            self._send_cancel(call)
+            if self._acknowledgements.grace <= 0:
+                call.awaited = False
+                return
+            items.left = trio.Event()
+            call.task = trio.lowlevel.current_task()
+            self._acknowledgements.begin(call, lambda: None)
+            await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
+            items.left.set()
+        else:
             call.awaited = False
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return
-        self._send_cancel(call)
-        if self._acknowledgements.grace <= 0:
-            call.awaited = False
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return
-        call.task = trio.lowlevel.current_task()
-        self._acknowledgements.begin(call, lambda: None)
-        await trio.lowlevel.wait_task_rescheduled(lambda _: Abort.FAILED)
 
     @trio.lowlevel.enable_ki_protection
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:

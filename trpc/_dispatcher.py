@@ -142,7 +142,10 @@ class Dispatcher(Replies):
             if len(calls) >= limits.max_calls:
                 raise Overloaded(f"{limits.max_calls} calls of this connection are in flight, the most allowed")
             if frame.flags:
-                raise Overloaded(f"more than {limits.max_incomplete} bytes of requests are on their way, in fragments")
+                raise Overloaded(
+                    f"more than {limits.max_calls} requests, or {limits.max_incomplete} bytes, are on their way in"
+                    " fragments"
+                )
             if len(frame.body) > limits.max_message_size:
                 raise MessageTooLarge(f"the request has {len(frame.body)} bytes, of {limits.max_message_size} allowed")
             request = decode_request(frame.body, max_depth=limits.max_depth)

@@ -30,15 +30,18 @@ class Fragments:
     """The incomplete messages of one connection.
 
     Args:
-        max_requests: bytes of requests that may be here at once.
+        max_requests: how many requests may be here at once.
+        max_size: how many bytes of requests.
     """
 
-    __slots__ = ("_max_requests", "_messages", "_requests_size")
+    __slots__ = ("_max_requests", "_max_size", "_messages", "_requests", "_size")
 
-    def __init__(self, max_requests: int) -> None:
+    def __init__(self, max_requests: int, max_size: int) -> None:
         self._messages: dict[tuple[int, int, int], _Message] = {}
         self._max_requests = max_requests
-        self._requests_size = 0
+        self._max_size = max_size
+        self._requests = 0
+        self._size = 0
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -69,6 +72,7 @@ class Fragments:
             if not begins(frame):
                 return None
             message = self._messages[key] = _Message()
+            self._requests += kind in REQUESTS
         elif message is None:
             # The rest of one that was not kept, or has been given up.
             return None
@@ -77,8 +81,8 @@ class Fragments:
         if message.size > max_body:
             raise ProtocolError(f"a message of more than {max_body} bytes, the longest accepted here, in fragments")
         if kind in REQUESTS:
-            self._requests_size += len(body)
-            if self._requests_size > self._max_requests:
+            self._size += len(body)
+            if self._requests > self._max_requests or self._size > self._max_size:
                 self._remove(key)
                 return Frame(kind, call_id, b"", MORE, stream)
         if flags & MORE:
@@ -107,5 +111,6 @@ class Fragments:
     def _remove(self, key: tuple[int, int, int]) -> bool:
         message = self._messages.pop(key, None)
         if message is not None and key[0] in REQUESTS:
-            self._requests_size -= message.size
+            self._requests -= 1
+            self._size -= message.size
         return message is not None

@@ -52,6 +52,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
 
     Attributes:
         has_ended: whether nothing more comes from the sender.
+        left: set when the sender has been left, from when somebody begins to leave it.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         self._items: deque[Any] = deque()
         self._is_closed = False
         self.has_ended = False
+        self.left: trio.Event | None = None
         self._end: Callable[[], Coroutine[Any, Any, Exception | None]] | None = None
         """Once there is one: awaited behind the last item, gives what is raised there."""
         self._lot = trio.lowlevel.ParkingLot()
@@ -197,6 +199,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
             return error
 
         self._end = end
+        self._lot.unpark_all()
 
     # --- what the connection's reader tells ---
 

@@ -84,7 +84,7 @@ class OutgoingStream:
     @property
     def is_full(self) -> bool:
         """Whether so much is gathered that the producer should :meth:`wait_sent`."""
-        return len(self._items) >= _MAX_ITEMS or self._size >= _MAX_BYTES
+        return len(self._items) >= _MAX_ITEMS or self._size >= _MAX_BYTES or self._large is not None
 
     def add(self, item: object) -> None:
         """Takes an item.
@@ -161,7 +161,7 @@ class OutgoingStream:
         await trio.lowlevel.checkpoint()
         while not self.is_over and (self._items or self._large is not None):
             if self._large is not None:
-                await self._outbox.wait_written(self._large)
+                await self._outbox.wait_written(self._large, takes_back=False)
                 self._large = None
             elif self._credit > 0:
                 self.send(alone=True)
@@ -196,8 +196,13 @@ class OutgoingStream:
         self._credit += size
         if self._credit > MAX_CREDIT:
             raise ProtocolError(f"a stream with a credit of {self._credit}")
-        if self._credit > 0:
+        if self._credit <= 0:
+            return
+        if self._task is not None:
             self._wake()
+        else:
+            # Its producer may be waiting for something else, such as what the consumer makes of these items.
+            self.send(alone=False)
 
     def end(self) -> None:
         """The call is over."""

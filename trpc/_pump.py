@@ -17,7 +17,7 @@ from ._errors import InvalidArguments, MessageTooLarge
 from ._relay import resume
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 
     from ._outgoing_stream import OutgoingStream
 
@@ -78,8 +78,12 @@ async def _send_items(iterator: AsyncIterator[object], stream: OutgoingStream) -
                 since = clock.current_time()
     except StopAsyncIteration:
         pass
-    except Exception:
-        await stream.wait_sent()
+    except Exception as exc:
+        try:
+            await stream.wait_sent()
+        except trio.Cancelled:
+            # The items before it do not leave any more, but it does: it may be what the producer raised on its cancel.
+            raise exc from exc.__cause__
         raise
     await stream.wait_sent()
 
@@ -102,8 +106,14 @@ def _add_ready(stream: OutgoingStream, take_nowait: Callable[[], object]) -> Non
         pass  # for the next receive() to find
 
 
+async def _await(awaitable: Awaitable[object]) -> object:
+    return await awaitable
+
+
 async def _attend(step: Coroutine[Any, Any, object], on_wait: Callable[[], None]) -> object:
     """Awaits ``step``; says so if it has to wait."""
+    if not hasattr(step, "send"):
+        step = _await(step)
     try:
         yielded = step.send(None)
     except StopIteration as stop:

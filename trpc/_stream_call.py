@@ -110,14 +110,12 @@ class StreamCall:
         async with arguments.nursery() as nursery:
             await caller.start(call, arguments.args, arguments.kwargs)
             arguments.send(call, nursery, caller.protocol, caller.outbox)
-            has_ended = False
             try:
                 yield call.items
-                has_ended = call.result is not None
             finally:
                 call.items.close()
-                await caller.leave(call)
-            if not has_ended:
+                await caller.leave(call, call.items)
+            if call.cancelled:
                 self._raise_late_error(call)
 
     def _raise_late_error(self, call: OutgoingCall) -> None:
@@ -155,4 +153,5 @@ class _Producer:
         self._caller.grant(self._call, size)
 
     async def leave(self) -> None:
-        await self._caller.leave(self._call)
+        assert self._call.items is not None
+        await self._caller.leave(self._call, self._call.items)
