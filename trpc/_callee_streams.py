@@ -129,7 +129,10 @@ class CalleeStreams:
             raise ProtocolError(f"call {frame.id} has no stream {frame.stream}")
         if stream.has_ended:
             raise ProtocolError(f"a message for stream {frame.stream} of call {frame.id} behind its end")
-        if frame.kind == Kind.ARGUMENT_ITEMS:
+        if frame.flags:
+            if frame.kind == Kind.ARGUMENT_ITEMS:
+                stream.check_credit()
+        elif frame.kind == Kind.ARGUMENT_ITEMS:
             stream.on_items(frame.body)
         elif frame.body == b"\xc0":
             stream.on_end(_at_once(None))

@@ -227,7 +227,10 @@ class Caller(Requests):
         if call is None or not call.awaited:  # a GOAWAY has ended it, or nobody waits any more
             return
         if call.items is not None:
-            call.items.on_items(frame.body)
+            if frame.flags:
+                call.items.check_credit()
+            else:
+                call.items.on_items(frame.body)
         elif not call.cancelled:
             self._send_cancel(call)
             what = f"{call.method} gives a stream: enter it with `async with`, instead of awaiting it"

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 REQUESTS: Final = frozenset({Kind.REQUEST, Kind.NOTIFY})
 _REPLIES: Final = frozenset({Kind.RESULT, Kind.ERROR})
-FRAGMENTED: Final = REQUESTS | _REPLIES | {Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.RESULT_ITEMS}
+_OF_STREAMS: Final = frozenset({Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.RESULT_ITEMS})
+FRAGMENTED: Final = REQUESTS | _REPLIES | _OF_STREAMS
 
 
 class _Message:
@@ -49,7 +50,8 @@ class Fragments:
     def add(self, frame: Frame, begins: Callable[[Frame], bool], *, max_body: int) -> Frame | None:  # noqa: C901 - the rules, one by one
         """Takes a fragment; gives the whole message if that is complete.
 
-        A request for which there is no room is given with MORE still set, and no body: it will not be complete.
+        With MORE still set, and no body, it gives a request for which there is no room, which will not be complete;
+        and the beginning of a message of a stream, for a look at whether there is such a stream.
 
         Args:
             frame: one with MORE or CONTINUED.
@@ -86,7 +88,8 @@ class Fragments:
                 self._remove(key)
                 return Frame(kind, call_id, b"", MORE, stream)
         if flags & MORE:
-            return None
+            is_begin = kind in _OF_STREAMS and not flags & CONTINUED
+            return Frame(kind, call_id, b"", MORE, stream) if is_begin else None
         self._remove(key)
         return Frame(kind, call_id, b"".join(message.parts), 0, stream)
 

@@ -203,6 +203,15 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
 
     # --- what the connection's reader tells ---
 
+    def check_credit(self) -> None:
+        """A message with items has begun.
+
+        Raises:
+            ProtocolError: there is no credit for it.
+        """
+        if self._credit <= 0:
+            raise ProtocolError(f"items on a stream with a credit of {self._credit}")
+
     def on_items(self, body: bytes | memoryview) -> None:
         """A message with items has arrived.
 
@@ -210,7 +219,8 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
             ProtocolError: there was no credit for it.
         """
         cost = len(body) + ITEMS_COST
-        if self._credit <= 0 or (cost > self._credit and not bytes(body[:5]).startswith(_ONE)):
+        self.check_credit()
+        if cost > self._credit and not bytes(body[:5]).startswith(_ONE):
             raise ProtocolError(f"items of {cost} bytes on a stream with a credit of {self._credit}")
         self._credit -= cost
         if not self._is_closed and self._end is None:

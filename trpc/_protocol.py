@@ -246,7 +246,7 @@ class Protocol:
                 self._fragments = Fragments(self._limits.max_calls, self._limits.max_incomplete)
             begins = self._begins[kind]
             message = self._fragments.add(frame, lambda first: begins(self, first), max_body=self.frames.max_body)
-            if message is None or kind in REQUESTS:
+            if message is None or kind in REQUESTS or message.flags:
                 return message
             frame = message
         return frame if check(self, frame) else None
