@@ -35,6 +35,33 @@ def connection_of(client):
     return client._caller.outbox._on_error.__self__
 
 
+def open_generators():
+    """Async generators of this run of Trio that have begun and not ended."""
+    alive = trio._core._run.GLOBAL_RUN_CONTEXT.runner.asyncgens.alive
+    return [generator for generator in alive if generator.ag_frame is not None]
+
+
+def assert_nothing_left(*connections):
+    """What these count and keep for calls and streams, in both directions, is gone."""
+    for connection in connections:
+        caller, dispatcher, protocol = connection._caller, connection._dispatcher, connection._protocol
+        if caller is not None:
+            assert not caller._in_flight
+            assert not caller._pings
+            assert not caller._acknowledgements._waiting
+            assert caller._slots.taken == 0
+        assert not dispatcher._calls
+        assert not dispatcher._deferred
+        assert dispatcher._streams._open == 0
+        assert not protocol._open_outgoing
+        assert not protocol._open_incoming
+        assert (connection._outbox.unsent, connection._outbox.unsent_answers) == (0, 0)
+        assert connection._outbox.queued == 0
+        # What has not come whole when a connection ends is never asked for.
+        if not connection._lost:
+            assert not protocol._fragments
+
+
 def joined(data: Data) -> bytes:
     """Bytes that may be in pieces, in one."""
     return data if type(data) is bytes else b"".join(data)

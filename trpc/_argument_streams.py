@@ -7,6 +7,7 @@ scopes, as it would if it were read by a local function. They end with the call.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Final, cast
 
@@ -129,8 +130,9 @@ class ArgumentStreams:
             except ItemError as exc:
                 raise type(exc.reason)(f"{self._method}: argument {name}: {exc.reason}") from exc.__cause__
             except Exception as exc:
-                if stream.call_is_over:
-                    # Nobody is left to hear of it but the caller.
+                is_cancelled = trio.current_effective_deadline() == -math.inf and not stream.is_over
+                if is_cancelled or stream.call_is_over:
+                    # It has failed to clean up, when nobody else is left to hear of it.
                     raise
                 body = _error_body(exc, protocol)
         stream.end_with(body)

@@ -49,12 +49,10 @@ class CalleeStreams:
             Overloaded: there are too many.
         """
         signature = call.method.method.signature
+        if call.one_way or not self._protocol.peer.has_streams:
+            who = "a one-way call" if call.one_way else "a caller that has not announced streams"
+            raise InvalidArguments(f"{call.method.name}: {who} cannot have streams, as argument or as result")
         if signature.items is not None:
-            if call.one_way or not self._protocol.peer.has_streams:
-                raise InvalidArguments(
-                    f"{call.method.name} gives a stream, which"
-                    f" {'a one-way call' if call.one_way else 'the caller'} does not take"
-                )
             call.items = OutgoingStream(
                 self._protocol,
                 self._outbox,
@@ -66,8 +64,6 @@ class CalleeStreams:
         places = call.request.streams
         if not places:
             return
-        if call.one_way:
-            raise InvalidArguments(f"{call.method.name}: a one-way call cannot have streams")
         if self._open + len(places) > self._limits.max_streams:
             raise Overloaded(f"{self._limits.max_streams} streams of this connection are open, the most allowed")
         streams: dict[int, IncomingStream] = {}

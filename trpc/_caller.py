@@ -203,6 +203,9 @@ class Caller(Requests):
         if call is None:  # a GOAWAY right before it has ended the call
             return
         self._slots.give_back()
+        if call.cutter is not None:
+            # It is answered before all of the request has left: the rest is of no use.
+            self.outbox.discard(call)
         if self._sent:
             self._sent = self._woken = 0
         self._woken += 1

@@ -47,6 +47,10 @@ class Fragments:
     def __len__(self) -> int:
         return len(self._messages)
 
+    def has(self, frame: Frame) -> bool:
+        """Whether a message of this kind, id and stream is incomplete."""
+        return (frame.kind, frame.id, frame.stream) in self._messages
+
     def add(self, frame: Frame, begins: Callable[[Frame], bool], *, max_body: int) -> Frame | None:  # noqa: C901 - the rules, one by one
         """Takes a fragment; gives the whole message if that is complete.
 

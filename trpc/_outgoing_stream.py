@@ -180,6 +180,7 @@ class OutgoingStream:
 
     def end_with(self, body: bytes) -> None:
         """The producer of an argument has ended: tells the peer."""
+        self._drop()
         if not self.call_is_over:
             data = self._protocol.stream_message(Kind.ARGUMENT_END, self._call_id, self._number, body)
             self._outbox.put(data, bulk=True)
@@ -212,14 +213,18 @@ class OutgoingStream:
     @trio.lowlevel.enable_ki_protection
     def stop(self) -> None:
         """Nobody wants the rest: its producer is cancelled."""
+        self._drop()
+        self._wake()
+        if self.scope is not None:
+            self.scope.cancel()
+
+    def _drop(self) -> None:
+        """What has not left does not leave any more."""
         self.is_over = True
         self._items.clear()
         if self._large is not None:
             self._outbox.discard(self._large)
             self._large = None
-        self._wake()
-        if self.scope is not None:
-            self.scope.cancel()
 
     def _wake(self) -> None:
         if self._task is not None:

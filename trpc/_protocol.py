@@ -175,6 +175,18 @@ class Protocol:
         # The reply may have crossed it on the wire.
         return frame.id in self._open_incoming
 
+    def _check_argument_items(self, frame: Frame) -> bool:
+        self._check_not_inside(frame)
+        return self._check_incoming(frame)
+
+    def _check_result_items(self, frame: Frame) -> bool:
+        self._check_not_inside(frame)
+        return self._check_open(frame)
+
+    def _check_not_inside(self, frame: Frame) -> None:
+        if self._fragments and self._fragments.has(frame):
+            raise ProtocolError("a message begins in the middle of another one with its kind, id and stream")
+
     def _check_argument_end(self, frame: Frame) -> bool:
         if self._fragments:
             self._fragments.drop_items(frame.id, frame.stream)
@@ -208,14 +220,14 @@ class Protocol:
         Kind.REQUEST: _check_request,
         Kind.NOTIFY: _check_notify,
         Kind.CANCEL: _check_incoming,
-        Kind.ARGUMENT_ITEMS: _check_incoming,
+        Kind.ARGUMENT_ITEMS: _check_argument_items,
         Kind.ARGUMENT_END: _check_argument_end,
         Kind.RESULT_CREDIT: _check_incoming,
         Kind.RESULT: _check_reply,
         Kind.ERROR: _check_reply,
         Kind.CANCELLED: _check_reply,
         Kind.EXPIRED: _check_reply,
-        Kind.RESULT_ITEMS: _check_open,
+        Kind.RESULT_ITEMS: _check_result_items,
         Kind.ARGUMENT_CREDIT: _check_outgoing,
         Kind.ARGUMENT_STOP: _check_outgoing,
     }

@@ -1,4 +1,4 @@
-"""Draws the results: ``python -m tests.benchmarks.charts RESULTS.json CHART.svg [sequential|flight|echo ...]``.
+"""Draws the results: ``python -m tests.benchmarks.charts RESULTS.json CHART.svg [sequential|flight|echo|stream ...]``.
 
 Plain SVG, with a transparent background and in tones between light and dark, so that it can be read on both.
 """
@@ -39,7 +39,7 @@ class Chart:
         work: the workload.
         title: its headline.
         reference: the contestant that is 1; None: the slowest.
-        rates: bars are calls per second and not the time of a call, so that a longer one is better.
+        rates: bars are calls or items per second and not the time of one, so that a longer one is better.
     """
 
     work: str
@@ -52,6 +52,7 @@ CHARTS = {
     "sequential": Chart("sequential_async", "One call at a time, on one core", "trio_floor"),
     "flight": Chart("flight_async", "100 calls in flight on one connection", None, rates=True),
     "echo": Chart("echo_1m", "1 MiB there and back", "blocking_sockets"),
+    "stream": Chart("stream_down", "A stream of small items, from server to client", None, rates=True),
 }
 
 
@@ -97,7 +98,8 @@ def draw(chart: Chart, results: dict, top: float) -> tuple[list[str], float]:
     y = top + 22
     parts = [_text(0, y, chart.title, size=16, weight="bold")]
     y += 18
-    what = "calls per second" if chart.rates else "time of a call"
+    unit = results["calls"][chart.work]["unit"]
+    what = f"{unit}s per second" if chart.rates else f"time of one {unit}"
     better = "longer" if chart.rates else "shorter"
     parts.append(_text(0, y, f"{what}, {reference} = 1; {better} is better"))
     y += 10

@@ -69,7 +69,18 @@ def calls(name: str, results: dict) -> str:
 
 def latency(results: dict[str, dict]) -> str:
     """What a call takes beside something else."""
-    header = ("latency", "beside", "calls", "median", "x idle", "low-high", "99 %", "x idle", "low-high", "load items/s")
+    header = (
+        "latency",
+        "beside",
+        "calls",
+        "median",
+        "x idle",
+        "low-high",
+        "99 %",
+        "x idle",
+        "low-high",
+        "load items/s",
+    )
     rows = [
         (
             key,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from statistics import median
 
 from . import figures
-from .field import OWN
 
 KiB = 1024
 
@@ -65,7 +64,7 @@ def _faster_at_least(results: dict, work: str, other: str, limit: float) -> dict
 def _best_peer(results: dict, work: str) -> str | None:
     """The quickest contestant that is a program of its own, and not a part of the way that trpc goes."""
     summary = results["calls"].get(work, {}).get("summary", {})
-    return next((key for key in summary if key not in OWN), None)
+    return next((key for key in summary if results["contestants"][key]["peer"]), None)
 
 
 def _latency(results: dict, load: str) -> dict:

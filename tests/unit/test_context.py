@@ -1,24 +1,26 @@
-"""The current call, and metadata."""
+"""The current call: in which tasks and threads it is known, and what it says of its caller."""
 
-import contextlib
 import contextvars
-import gc
 import math
-import weakref
 
 import pytest
 import trio
-from support import connected
+from support import connected, settle
 
 import trpc
-from trpc._context import CurrentCall, Peer, context_for_calls, enter_call, outgoing_metadata
+from trpc._context import CurrentCall, enter_call, is_handling_for
+from trpc._peer import Peer
 
 
-def call(method="A.b", **metadata):
-    return CurrentCall(method, Peer("here"), metadata, math.inf)
+class Owner:
+    """What runs the calls of a connection."""
+
+    def __init__(self):
+        self.client = object()
 
 
-# --- the current call ---
+def call(method="A.b", *, peer=None, owner=None, **metadata):
+    return CurrentCall(method, peer or Peer("here"), metadata, math.inf, owner or Owner())
 
 
 async def test_outside_a_handler_there_is_no_current_call():
@@ -62,120 +64,95 @@ async def test_a_call_within_a_call_is_the_current_one():
     await in_a_task_of_its_own(outer)
 
 
-@pytest.mark.parametrize(
-    ("value", "fields"), [(call(), ["method", "peer", "metadata", "deadline"]), (Peer("here"), ["address"])]
-)
-def test_calls_and_peers_are_frozen(value, fields):
-    for field in fields:
-        before = getattr(value, field)
-        with pytest.raises(AttributeError):
-            setattr(value, field, "other")
-        assert getattr(value, field) is before
+@pytest.mark.parametrize("field", ["method", "peer", "metadata", "deadline", "owner", "client"])
+def test_calls_are_frozen(field):
+    mine = call()
+    before = getattr(mine, field)
+    with pytest.raises(AttributeError):
+        setattr(mine, field, "other")
+    assert getattr(mine, field) is before
 
 
-def test_peers_are_compared_by_identity_and_can_key_a_weak_dictionary():
-    one, two = Peer("same"), Peer("same")
-    assert one != two
-    state = weakref.WeakKeyDictionary({one: 1, two: 2})
-    assert state[one] == 1
-    del one
-    gc.collect()
-    assert list(state.values()) == [2]
-    assert str(two) == "same"
+def test_a_call_shows_what_is_of_use():
+    shown = repr(call("A.b", peer=Peer("there"), tenant="t"))
+    assert shown == "<call of A.b from there, metadata {'tenant': 't'}, deadline inf>"
 
 
-# --- metadata ---
+# --- back to the caller ---
 
 
-def test_without_metadata_nothing_is_sent():
-    assert not outgoing_metadata()
+def test_the_client_is_that_of_the_owner():
+    owner = Owner()
+    assert call(owner=owner).client is owner.client
 
 
-def test_metadata_of_the_blocks_around():
-    with trpc.metadata(a=1, b="outer"):
-        assert outgoing_metadata() == {"a": 1, "b": "outer"}
-        with trpc.metadata(b="inner", c=None):
-            assert outgoing_metadata() == {"a": 1, "b": "inner", "c": None}
-        assert outgoing_metadata() == {"a": 1, "b": "outer"}
-    assert not outgoing_metadata()
-
-
-def test_metadata_ends_with_its_block_whatever_happens():
-    with pytest.raises(KeyError), trpc.metadata(a=1):
-        raise KeyError
-    assert not outgoing_metadata()
-
-
-@pytest.mark.parametrize("value", ["s", b"b", 1, 1.5, True, None])
-def test_scalars_are_metadata(value):
-    with trpc.metadata(key=value):
-        assert outgoing_metadata() == {"key": value}
-
-
-@pytest.mark.parametrize("value", [[], {}, object(), bytearray(b"x")])
-def test_other_values_are_refused_by_name_where_they_are_given(value):
-    with pytest.raises(TypeError, match="metadata 'bad' must be a str, bytes, int, float, bool or None"):
-        with trpc.metadata(fine=1, bad=value):
-            pytest.fail("the block was entered")
-    assert not outgoing_metadata()
-
-
-def test_any_name_is_a_key():
-    with trpc.metadata(**{"self": 1, "values": 2, "x-trace id": 3}):
-        assert outgoing_metadata() == {"self": 1, "values": 2, "x-trace id": 3}
-
-
-async def test_metadata_belongs_to_the_task():
-    seen = []
-
-    async def sees():
-        seen.append(dict(outgoing_metadata() or {}))
-
-    async with trio.open_nursery() as nursery:
-        with trpc.metadata(a=1):
-            nursery.start_soon(sees)
-        nursery.start_soon(sees)
-    assert sorted(seen, key=len) == [{}, {"a": 1}]
-
-
-def test_what_a_handler_calls_starts_without_metadata():
-    def handler():
-        enter_call(call(theirs=2))
-        assert not outgoing_metadata()
-        assert trpc.current_call().metadata == {"theirs": 2}
-        with trpc.metadata(**trpc.current_call().metadata):
-            assert outgoing_metadata() == {"theirs": 2}
-
-    with trpc.metadata(mine=1):
-        context_for_calls().run(handler)
-        assert outgoing_metadata() == {"mine": 1}
-    context_for_calls().run(handler)
-    assert not outgoing_metadata()
-
-
-def test_handlers_start_from_the_context_around():
-    variable = contextvars.ContextVar("variable", default="unset")
+def test_who_is_handled_for():
+    peer, other = Peer("a"), Peer("a")
+    assert not is_handling_for(peer)
 
     def handler():
-        seen = variable.get()
-        variable.set("changed by the handler")
-        return seen
+        enter_call(call(peer=peer))
+        assert is_handling_for(peer)
+        assert not is_handling_for(other)
 
-    for around in (contextlib.nullcontext(), trpc.metadata(mine=1)):
-        variable.set("set")
-        with around:
-            assert context_for_calls().run(handler) == "set"
-        assert variable.get() == "set"
+    contextvars.copy_context().run(handler)
+    assert not is_handling_for(peer)
 
 
-async def test_the_metadata_of_a_call_is_not_that_of_the_calls_of_its_handler():
-    class Service:
-        @trpc.method
-        async def sees(self) -> list[dict]:
-            return [dict(trpc.current_call().metadata), dict(outgoing_metadata() or {})]
+class Service:
+    """Notes who has called."""
 
-    # The server starts inside of somebody's metadata as well.
-    with trpc.metadata(of="the server"):
-        async with connected(Service()) as (client, _):
-            with trpc.metadata(of="the client"):
-                assert await client.proxy(Service).sees() == [{"of": "the client"}, {}]
+    def __init__(self):
+        self.calls = []
+
+    @trpc.method
+    async def note(self, waits: bool) -> None:
+        if waits:
+            await trio.lowlevel.checkpoint()
+        self.calls.append(trpc.current_call())
+
+    @trpc.method
+    def inline(self) -> None:
+        self.calls.append(trpc.current_call())
+
+    @trpc.method(in_thread=True)
+    def thread(self) -> None:
+        self.calls.append(trpc.current_call())
+
+    @trpc.method
+    async def stream(self, waits: bool):
+        if waits:
+            await trio.lowlevel.checkpoint()
+        self.calls.append(trpc.current_call())
+        yield 1
+
+
+async def test_each_kind_of_handler_has_its_call_and_the_client_of_its_connection():
+    service = Service()
+    async with connected(service) as (client, server):
+        proxy = client.proxy(Service)
+        for waits in (False, True):
+            await proxy.note(waits)
+            async with proxy.stream(waits) as items:
+                assert [item async for item in items] == [1]
+        await proxy.inline()
+        await proxy.thread()
+        await settle()
+        assert [call.method for call in service.calls] == [
+            *["Service.note", "Service.stream"] * 2,
+            "Service.inline",
+            "Service.thread",
+        ]
+        assert len({id(call.client) for call in service.calls}) == 1
+        assert {type(call.client) for call in service.calls} == {trpc.Client}
+        (connection,) = server.connections
+        assert {call.peer for call in service.calls} == {connection.peer} == {service.calls[0].client.peer}
+
+
+async def test_each_connection_has_a_client_of_its_own():
+    service = Service()
+    async with connected(service) as (one, _), connected(service) as (two, _):
+        await one.proxy(Service).inline()
+        await two.proxy(Service).inline()
+    first, second = (call.client for call in service.calls)
+    assert first is not second

@@ -3,11 +3,26 @@
 import re
 import struct
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 from support import joined
 
 from trpc import ProtocolError
-from trpc._frames import HEADER_SIZE, MAGIC, PREAMBLE, VERSION, Frame, FrameReader, encode_frame, frame_of
+from trpc._frames import (
+    CONTINUED,
+    HEADER_SIZE,
+    MAGIC,
+    MORE,
+    PREAMBLE,
+    VERSION,
+    Cutter,
+    Frame,
+    FrameReader,
+    encode_frame,
+    frame_of,
+    size_of,
+)
 
 
 def reader(max_body=1000, *, preamble=True):
@@ -324,12 +339,18 @@ def test_the_frame_behind_a_large_one_is_checked_as_any():
 # --- writing ---
 
 
+@pytest.mark.parametrize(("data", "size"), [(b"", 0), (b"abc", 3), ((b"a", b"", b"bc"), 3), ((), 0)])
+def test_size_of(data, size):
+    assert size_of(data) == size
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"abc", bytes(LARGE), bytes(LARGE + 1), (b"ab", b"c"), (bytes(LARGE), b"", b"x")]
 )
-def test_a_frame_of_a_body_that_may_be_in_pieces(body):
-    data = frame_of(7, 2**63, body)
-    assert joined(data) == encode_frame(7, 2**63, joined(body))
+@pytest.mark.parametrize("stream", [0, 1, 65535])
+def test_a_frame_of_a_body_that_may_be_in_pieces(body, stream):
+    data = frame_of(7, 2**63, body, stream)
+    assert joined(data) == encode_frame(7, 2**63, joined(body), stream=stream)
 
 
 @pytest.mark.parametrize("body", [bytes(LARGE + 1), (bytes(LARGE), b"x" * LARGE)])
@@ -338,6 +359,80 @@ def test_large_pieces_are_not_copied(body):
     data = frame_of(7, 1, body)
     assert len(data) == 1 + len(pieces)
     assert all(one is other for one, other in zip(data[1:], pieces, strict=True))
+
+
+# --- cutting ---
+
+
+def fragments_of(data, size):
+    """All fragments of a frame, and how large each of them was said to be."""
+    cutter = Cutter(data, size)
+    fragments, sizes = [], []
+    while True:
+        sizes.append(cutter.next_size)
+        assert cutter.left == size_of(data) - HEADER_SIZE - 4 - sum(sizes[:-1])
+        pieces = cutter.next()
+        # To look at it is not to take it.
+        assert cutter.next() == pieces
+        fragments.append(b"".join(pieces))
+        if not cutter.advance():
+            return fragments, sizes
+
+
+PIECES = [
+    b"abcdefghij",
+    (b"abcdefghij",),
+    (b"abc", b"defg", b"hij"),
+    (b"", b"ab", b"", b"cdefghi", b"j", b""),
+    tuple(bytes([c]) for c in b"abcdefghij"),
+]
+
+
+@pytest.mark.parametrize("body", PIECES)
+@pytest.mark.parametrize("size", range(1, 12))
+def test_a_frame_is_cut_into_fragments(body, size):
+    # As one piece with its header, and with the header apart.
+    for data in (frame_of(0x20, 7, body, 5), encode_frame(0x20, 7, joined(body), stream=5)):
+        fragments, sizes = fragments_of(data, size)
+        frames = reader().feed(b"".join(fragments))
+        assert b"".join(frame.body for frame in frames) == b"abcdefghij"
+        assert [len(frame.body) for frame in frames] == sizes
+        assert all(part == size for part in sizes[:-1])
+        assert {(frame.kind, frame.id, frame.stream) for frame in frames} == {(0x20, 7, 5)}
+        expected = [MORE | CONTINUED] * len(frames)
+        expected[0] &= ~CONTINUED
+        expected[-1] &= ~MORE
+        assert [frame.flags for frame in frames] == expected
+
+
+@settings(deadline=None)
+@given(body=st.lists(st.binary(max_size=5), min_size=1, max_size=6).filter(any), size=st.integers(1, 12))
+def test_whatever_the_pieces_are_the_fragments_are_the_frame(body, size):
+    fragments, sizes = fragments_of(frame_of(1, 2, tuple(body)), size)
+    frames = reader().feed(b"".join(fragments))
+    assert b"".join(frame.body for frame in frames) == b"".join(body)
+    assert [len(frame.body) for frame in frames] == sizes
+    assert all(sizes)
+
+
+def test_fragments_of_a_large_frame_are_not_copied():
+    large = bytes(range(256)) * 1000
+    cutter = Cutter(frame_of(1, 2, (b"head", large, b"tail")), 100_000)
+    copied, number = 0, 1
+    while True:
+        _, *pieces = cutter.next()
+        copied += sum(len(piece) for piece in pieces if piece.obj is not large)
+        assert sum(map(len, pieces)) == cutter.next_size
+        if not cutter.advance():
+            break
+        number += 1
+    assert number == 3
+    assert copied == len(b"headtail")
+
+
+def test_a_frame_that_is_not_larger_than_a_fragment_stays_whole():
+    for size in (3, 4):
+        assert fragments_of(encode_frame(1, 2, b"abc"), size) == ([encode_frame(1, 2, b"abc")], [3])
 
 
 # --- strangers ---

@@ -12,7 +12,7 @@ from trpc._messages import Hello
 
 NAMES = [field.name for field in dataclasses.fields(Limits)]
 # What the hello announces, as integers.
-ANNOUNCED = [field.name for field in dataclasses.fields(Hello)]
+ANNOUNCED = [field.name for field in dataclasses.fields(Hello) if field.name != "features"]
 TIMES = ["hello_timeout", "max_call_time"]
 
 
@@ -23,6 +23,9 @@ def test_the_defaults_that_the_documentation_promises():
     assert limits.max_depth == 64
     assert limits.max_calls == 1000
     assert limits.max_unsent == 4 * 2**20
+    assert limits.stream_credit == 256 * 2**10
+    assert limits.max_streams == 256
+    assert limits.max_incomplete == 64 * 2**20
     assert limits.hello_timeout == 5.0
 
 
@@ -70,6 +73,18 @@ def test_what_the_hello_announces_is_whole(name, value):
 def test_what_no_hello_can_carry_is_refused(name):
     with pytest.raises(ValueError, match=name):
         Limits(**{name: 2**64})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TIMES])
+@pytest.mark.parametrize("value", [1.5, 1.0, math.inf, 2**31 + 1])
+def test_what_is_counted_is_counted_in_whole_numbers(name, value):
+    with pytest.raises(ValueError, match=rf"Limits\.{name} must be an integer up to"):
+        Limits(**{name: value})
+
+
+def test_the_credit_of_a_hello_fits_its_field():
+    # The field of a grant has 32 bits.
+    assert Limits(stream_credit=2**31).stream_credit < 2**32
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,12 +12,16 @@ from trpc._codec import LARGE, EncodeError
 from trpc._messages import (
     ALWAYS_ACCEPTED,
     IGNORABLE,
+    ITEMS_COST,
+    MAX_STREAM,
     MAX_TIME_LEFT,
     UNTIL_HELLO,
     Hello,
     Kind,
     Request,
+    decode_credit,
     decode_request,
+    encode_credit,
     encode_request,
     is_metadata_value,
 )
@@ -34,10 +38,16 @@ def test_kinds_on_the_wire():
         "REQUEST": 0x10,
         "NOTIFY": 0x11,
         "CANCEL": 0x12,
+        "ARGUMENT_ITEMS": 0x13,
+        "ARGUMENT_END": 0x14,
+        "RESULT_CREDIT": 0x15,
         "RESULT": 0x20,
         "ERROR": 0x21,
         "CANCELLED": 0x22,
         "EXPIRED": 0x23,
+        "RESULT_ITEMS": 0x24,
+        "ARGUMENT_CREDIT": 0x26,
+        "ARGUMENT_STOP": 0x27,
     }
     assert not any(kind & IGNORABLE for kind in Kind)
 
@@ -54,12 +64,77 @@ def test_hello_on_the_wire():
 
 
 def test_hello_of_limits():
-    assert Hello.of(Limits(max_message_size=1, max_calls=2, max_depth=3)) == Hello(1, 2, 3)
-    assert Hello.decode(Hello.of(Limits()).encode()) == Hello(16 * 2**20, 1000, 64)
+    limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4)
+    assert Hello.of(limits) == Hello(1, 2, 3, ("fragments", "streams"), 4)
+    hello = Hello.of(Limits())
+    assert hello == Hello(16 * 2**20, 1000, 64, ("fragments", "streams"), 256 * 2**10)
+    assert Hello.decode(hello.encode()) == hello
+
+
+def test_hello_with_features_on_the_wire():
+    assert msgpack.unpackb(Hello(1000, 10, 5, ("fragments", "streams"), 7).encode()) == {
+        **HELLO,
+        "features": ["fragments", "streams"],
+        "stream_credit": 7,
+    }
 
 
 def test_unknown_keys_of_a_hello_are_for_later_versions():
-    assert Hello.decode(msgpack.packb({**HELLO, "features": ["streams", {"a": [1]}]})) == Hello(1000, 10, 5)
+    assert Hello.decode(msgpack.packb({**HELLO, "later": ["streams", {"a": [1]}]})) == Hello(1000, 10, 5)
+
+
+@pytest.mark.parametrize(
+    ("features", "has_fragments", "has_streams"),
+    [
+        ([], False, False),
+        (["later"], False, False),
+        (["fragments"], True, False),
+        (["streams"], False, True),
+        (["streams", "fragments", "streams"], True, True),
+        (["", "streams ", "Fragments"], False, False),
+    ],
+)
+def test_features(features, has_fragments, has_streams):
+    hello = Hello.decode(msgpack.packb({**HELLO, "features": features, "stream_credit": 100}))
+    assert (hello.has_fragments, hello.has_streams) == (has_fragments, has_streams)
+
+
+@pytest.mark.parametrize(
+    "features", [None, "streams", 1, {"streams": 1}, [1], ["streams", None], [["streams"]], [b"x"]]
+)
+def test_features_are_a_list_of_text(features):
+    with pytest.raises(ProtocolError, match="the peer's hello cannot be read: Expected .*features"):
+        Hello.decode(msgpack.packb({**HELLO, "features": features, "stream_credit": 100}))
+
+
+def test_without_features_there_are_none():
+    assert not UNTIL_HELLO.has_fragments
+    assert not UNTIL_HELLO.has_streams
+    assert not Hello.decode(msgpack.packb(HELLO)).has_streams
+
+
+@pytest.mark.parametrize("credit", [1, 2**32 - 1])
+def test_streams_come_with_their_credit(credit):
+    assert Hello.decode(Hello(1, 1, 1, ("streams",), credit).encode()).stream_credit == credit
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream_credit": None}, {"stream_credit": 2**32}])
+def test_streams_without_a_credit_are_refused(fields):
+    with pytest.raises(ProtocolError, match="announces streams with a stream_credit of"):
+        Hello.decode(msgpack.packb({**HELLO, "features": ["streams"], **fields}))
+
+
+@pytest.mark.parametrize("features", [[], ["streams"], ["fragments"]])
+@pytest.mark.parametrize("credit", [0, -1, -(2**63)])
+def test_the_credit_of_streams_is_positive(features, credit):
+    with pytest.raises(ProtocolError, match=f"announces a stream_credit of {credit}"):
+        Hello.decode(msgpack.packb({**HELLO, "features": features, "stream_credit": credit}))
+
+
+@pytest.mark.parametrize("credit", ["1", 1.5, [], True])
+def test_the_credit_of_streams_is_an_integer(credit):
+    with pytest.raises(ProtocolError, match="cannot be read: Expected `int.*stream_credit"):
+        Hello.decode(msgpack.packb({**HELLO, "features": ["streams"], "stream_credit": credit}))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +215,7 @@ def encode(*args, **options):
 
 
 def test_request_round_trip():
-    request = Request("A.b", [1, "x", [b"y"]], {"k": {"a": None}}, 1.5, {"tenant": "t", "n": 1})
+    request = Request("A.b", [1, None, [b"y"]], {"k": {"a": None}, "s": None}, 1.5, {"n": 1}, {1: 1, 2: "s"})
     assert decode(encode(*request)) == request
 
 
@@ -152,12 +227,16 @@ def test_request_round_trip():
         (("m", [1], {"a": 1}, None, None), ["m", [1], {"a": 1}]),
         (("m", [1], None, 2.0, None), ["m", [1], None, 2.0]),
         (("m", [1], None, None, {"a": 1}), ["m", [1], None, None, {"a": 1}]),
+        (("m", [1], None, None, None, {}), ["m", [1]]),
+        (("m", [None], None, None, None, {1: 0}), ["m", [None], None, None, None, {"1": 0}]),
+        (("m", [], {"k": None}, None, None, {9: "k"}), ["m", [], {"k": None}, None, None, {"9": "k"}]),
     ],
 )
 def test_what_is_none_at_the_end_is_left_out(fields, elements):
     assert msgpack.unpackb(encode(*fields)) == elements
-    method, args, kwargs, time_left, metadata = fields
-    assert decode(encode(*fields)) == Request(method, args, kwargs or None, time_left, metadata or None)
+    method, args, kwargs, time_left, metadata, *streams = fields
+    expected = Request(method, args, kwargs or None, time_left, metadata or None, (streams or [None])[0] or None)
+    assert decode(encode(*fields)) == expected
 
 
 def test_arguments_may_be_a_tuple():
@@ -176,7 +255,7 @@ LARGE_ARGUMENTS = [
 @pytest.mark.parametrize("fields", LARGE_ARGUMENTS, ids=range(len(LARGE_ARGUMENTS)))
 def test_large_arguments_come_back(fields):
     method, args, kwargs, time_left, metadata = fields
-    assert decode(encode(*fields)) == Request(method, list(args), kwargs, time_left, metadata)
+    assert decode(encode(*fields)) == Request(method, list(args), kwargs, time_left, metadata, None)
     rest = [kwargs, time_left, metadata]
     while rest and rest[-1] is None:
         rest.pop()
@@ -207,8 +286,14 @@ def test_the_depth_of_the_receiver_is_obeyed():
 
 
 def test_elements_beyond_the_known_ones_are_ignored():
-    body = msgpack.packb(["m", [1], None, None, None, "later", {"even": "later"}])
-    assert decode(body) == Request("m", [1], None, None, None)
+    body = msgpack.packb(["m", [1], None, None, None, None, "later", {"even": "later"}])
+    assert decode(body) == Request("m", [1], None, None, None, None)
+
+
+@pytest.mark.parametrize("number", range(2, 7))
+def test_elements_that_are_left_out_are_as_nil(number):
+    body = msgpack.packb(["m", [1], None, None, None, None][:number])
+    assert decode(body) == Request("m", [1], None, None, None, None)
 
 
 MALFORMED = {
@@ -244,6 +329,10 @@ MALFORMED = {
     "95a16d90c0c081c4016101": "metadata must be a map from strings",
     "95a16d90c0c081a16190": "metadata must be a map from strings to scalars",
     "95a16d90c0c081a16180": "metadata must be a map from strings to scalars",
+    "96a16d90c0c0c090": "the streams must be a map",
+    "96a16d90c0c0c0a131": "the streams must be a map",
+    "96a16d90c0c0c001": "the streams must be a map",
+    "96a16d90c0c0c081c4013100": "the streams must be a map",
 }
 
 
@@ -289,3 +378,96 @@ def test_scalars_are_metadata(value):
 @pytest.mark.parametrize("value", [[], {}, (), set(), object(), 1j])
 def test_other_values_are_not_metadata(value):
     assert not is_metadata_value(value)
+
+
+# --- which arguments are streams ---
+
+
+def request_with(streams, args=(None, None, 5), kwargs=None):
+    return decode(msgpack.packb(["m", list(args), kwargs, None, None, streams]))
+
+
+@pytest.mark.parametrize(
+    ("streams", "kwargs"),
+    [({}, None), ({1: 0}, None), ({1: 1, 2: 0}, None), ({65535: 1, 7: "k", 300: ""}, {"k": None, "": None, "x": 1})],
+)
+def test_streams_come_back(streams, kwargs):
+    request = request_with({str(number): place for number, place in streams.items()}, kwargs=kwargs)
+    assert request.streams == streams
+    # An item of that number is looked up by an integer.
+    assert all(type(number) is int for number in request.streams)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "",
+        "0",
+        "01",
+        "+1",
+        "-1",
+        "1 ",
+        " 1",
+        "1.0",
+        "1e3",
+        "0x1",
+        "65536",
+        "99999",
+        "100000",
+        "1" * 1000,
+        "a",
+        "\u0661",
+        "\u00b9",
+        "1_0",
+    ],
+)
+def test_numbers_of_streams_have_one_form(number):
+    with pytest.raises(InvalidArguments, match="is not the number of a stream") as caught:
+        request_with({number: 0})
+    assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("place", [3, -1, -3, 2**63, "missing", "0", b"k", 0.0, True, None, [], {}])
+@pytest.mark.parametrize("kwargs", [None, {}, {"k": None}])
+def test_a_stream_is_for_an_argument_that_is_there(place, kwargs):
+    with pytest.raises(InvalidArguments, match="stream 1 is for an argument that is not there"):
+        request_with({"1": place}, kwargs=kwargs)
+
+
+@pytest.mark.parametrize(("place", "kwargs"), [(2, None), ("k", {"k": 5}), ("k", {"k": False}), ("k", {"k": []})])
+def test_nil_is_in_the_place_of_a_stream(place, kwargs):
+    with pytest.raises(InvalidArguments, match="stream 1 is for an argument that is not nil in its place"):
+        request_with({"1": place}, kwargs=kwargs)
+
+
+@pytest.mark.parametrize("places", [(0, 0), (1, 0, 1), ("k", 0, "k")])
+def test_an_argument_is_one_stream(places):
+    with pytest.raises(InvalidArguments, match="two streams are for the same argument"):
+        request_with({str(i): place for i, place in enumerate(places, 1)}, kwargs={"k": None})
+
+
+# --- credit ---
+
+
+@pytest.mark.parametrize("size", [1, 127, 128, 65536, 2**31, 2**32 - 1])
+def test_credit_round_trip(size):
+    assert decode_credit(encode_credit(size)) == size
+    assert decode_credit(memoryview(encode_credit(size))) == size
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**32, 2**64 - 1, 1.0, True, None, "1", b"1", [1], {}])
+def test_a_credit_that_is_no_number_in_its_range(size):
+    with pytest.raises(ProtocolError, match="the credit of a stream"):
+        decode_credit(msgpack.packb(size))
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\xce\x00", b"\x01\x01", b"\x91\x01", b"\xd6\xff\x00\x00\x00\x01"])
+def test_a_credit_that_cannot_be_read(body):
+    with pytest.raises(ProtocolError, match="the credit of a stream cannot be read"):
+        decode_credit(body)
+
+
+def test_what_is_granted_by_default_can_be_granted():
+    assert decode_credit(encode_credit(Limits().stream_credit)) == Limits().stream_credit
+    assert ITEMS_COST > 0
+    assert MAX_STREAM == 2**16 - 1

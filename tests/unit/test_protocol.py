@@ -7,12 +7,28 @@ import pytest
 from support import fed, filled, frames_of, joined
 
 from trpc import Limits, ProtocolError
-from trpc._frames import HEADER_SIZE, PREAMBLE, Frame, encode_frame
-from trpc._messages import ALWAYS_ACCEPTED, UNTIL_HELLO, Hello, Kind
+from trpc._frames import CONTINUED, HEADER_SIZE, MORE, PREAMBLE, Frame, encode_frame
+from trpc._messages import ALWAYS_ACCEPTED, UNTIL_HELLO, Hello, Kind, decode_credit
 from trpc._protocol import Protocol
 
 HELLO = encode_frame(Kind.HELLO, 0, Hello(5000, 7, 30).encode())
 REPLIES = [Kind.RESULT, Kind.ERROR, Kind.CANCELLED, Kind.EXPIRED]
+BODILESS = [Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED, Kind.ARGUMENT_STOP]
+OF_ARGUMENTS = [Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP]
+# Those of which there may be fragments.
+FRAGMENTED = [
+    Kind.REQUEST,
+    Kind.NOTIFY,
+    Kind.RESULT,
+    Kind.ERROR,
+    Kind.ARGUMENT_ITEMS,
+    Kind.ARGUMENT_END,
+    Kind.RESULT_ITEMS,
+]
+AFTER_HELLO = [kind for kind in Kind if kind != Kind.HELLO]
+# What the caller of a call sends, and what its callee sends.
+OF_CALLER = [Kind.CANCEL, Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.RESULT_CREDIT]
+OF_CALLEE = [Kind.RESULT_ITEMS, Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP]
 
 
 def machine(*, hello=True, **limits):
@@ -28,6 +44,24 @@ def receive(protocol, data):
     return frames
 
 
+def in_call(**limits):
+    """A machine with call 1 open in both directions, and a ping on its way."""
+    protocol = machine(**limits)
+    protocol.request(b"")
+    protocol.ping()
+    receive(protocol, encode_frame(Kind.REQUEST, 1))
+    return protocol
+
+
+def message(kind, body=None, call_id=None, **fields):
+    """One that is right at this point in such a machine, but for what is given."""
+    if body is None:
+        body = b"" if kind in BODILESS else b"\x91\x01"
+    if call_id is None:
+        call_id = 2 if kind in {Kind.REQUEST, Kind.NOTIFY} else 1
+    return encode_frame(kind, call_id, body, **{"stream": 1 if kind in OF_ARGUMENTS else 0, **fields})
+
+
 def refuses(protocol, data, match):
     with pytest.raises(ProtocolError, match=match):
         receive(protocol, data)
@@ -37,8 +71,9 @@ def refuses(protocol, data, match):
 
 
 def test_the_opening_announces_the_limits():
-    opening = Protocol(Limits(max_message_size=1, max_calls=2, max_depth=3)).opening()
-    assert opening == PREAMBLE + encode_frame(Kind.HELLO, 0, Hello(1, 2, 3).encode())
+    limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4)
+    hello = Hello(1, 2, 3, ("fragments", "streams"), 4)
+    assert Protocol(limits).opening() == PREAMBLE + encode_frame(Kind.HELLO, 0, hello.encode())
 
 
 def test_two_machines_greet_each_other():
@@ -125,7 +160,7 @@ def test_the_hello_may_be_larger_than_any_message():
 # --- what all messages have in common ---
 
 
-@pytest.mark.parametrize("kind", [0x00, 0x05, 0x13, 0x24, 0x30, 0x7F])
+@pytest.mark.parametrize("kind", [0x00, 0x05, 0x16, 0x25, 0x28, 0x30, 0x7F])
 def test_an_unknown_kind_is_refused(kind):
     refuses(machine(), encode_frame(kind, 1), f"unknown kind {kind:#04x}")
 
@@ -137,28 +172,39 @@ def test_an_unknown_kind_with_the_ignorable_bit_is_ignored(kind):
     assert receive(protocol, data) == [Frame(Kind.REQUEST, 1, b"")]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind != Kind.HELLO])
-@pytest.mark.parametrize("field", ["flags", "stream"])
-def test_flags_and_streams_are_features_that_nobody_announced(kind, field):
-    protocol = machine()
-    protocol.request(b"")
-    protocol.ping()
-    receive(protocol, encode_frame(Kind.REQUEST, 1))
-    call_id = 2 if kind in {Kind.REQUEST, Kind.NOTIFY} else 1
-    refuses(protocol, encode_frame(kind, call_id, **{field: 1}), "features that were not announced")
+@pytest.mark.parametrize("kind", AFTER_HELLO)
+def test_each_kind_is_accepted_in_its_place(kind):
+    (frame,) = receive(in_call(), message(kind))
+    assert frame.kind == kind
 
 
-@pytest.mark.parametrize("kind", [Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED])
+@pytest.mark.parametrize("kind", AFTER_HELLO)
+@pytest.mark.parametrize("flags", [MORE, CONTINUED, MORE | CONTINUED, 0x04, 0x80, 0xFF])
+def test_flags_are_for_fragments_of_what_may_be_large(kind, flags):
+    data = message(kind, flags=flags)
+    if kind in FRAGMENTED and not flags & ~(MORE | CONTINUED):
+        assert receive(in_call(), data) == (begin_of(data) if flags == MORE else [])
+    else:
+        refuses(in_call(), data, f"flags {flags:#04x} on a message of kind {int(kind):#04x}")
+
+
+@pytest.mark.parametrize("kind", AFTER_HELLO)
+@pytest.mark.parametrize("stream", [0, 1, 65535])
+@pytest.mark.parametrize("flags", [0, MORE])
+def test_streams_are_numbered_and_nothing_else(kind, stream, flags):
+    if flags and kind not in FRAGMENTED:
+        return
+    data = message(kind, stream=stream, flags=flags)
+    if (stream > 0) == (kind in OF_ARGUMENTS):
+        assert [frame.flags for frame in receive(in_call(), data)] == ([] if flags and not begin_of(data) else [flags])
+    else:
+        refuses(in_call(), data, f"{kind.name} for stream {stream}")
+
+
+@pytest.mark.parametrize("kind", BODILESS)
 def test_messages_without_a_body(kind):
-    def prepared():
-        protocol = machine()
-        protocol.request(b"")
-        protocol.ping()
-        receive(protocol, encode_frame(Kind.REQUEST, 1))
-        return protocol
-
-    assert len(receive(prepared(), encode_frame(kind, 1))) == 1
-    refuses(prepared(), encode_frame(kind, 1, b"x"), f"{kind.name} has a body")
+    assert len(receive(in_call(), message(kind))) == 1
+    refuses(in_call(), message(kind, b"x"), f"{kind.name} has a body")
 
 
 # --- calls of the peer ---
@@ -218,7 +264,7 @@ def test_a_cancel_for_an_id_that_was_left_out_or_a_notification_is_without_effec
 def test_a_cancel_for_a_future_call_is_refused(call_id):
     protocol = machine()
     receive(protocol, encode_frame(Kind.REQUEST, 5))
-    refuses(protocol, encode_frame(Kind.CANCEL, call_id), f"a cancel for call {call_id}, which has not been made")
+    refuses(protocol, encode_frame(Kind.CANCEL, call_id), f"a CANCEL for call {call_id}, which has not been made")
 
 
 def test_a_cancel_before_any_call_is_refused():
@@ -422,7 +468,9 @@ def test_a_large_message_is_received_into_its_room(first):
         (encode_frame(0x7F, 0, bytes(LARGE)), "unknown kind 0x7f"),
         (encode_frame(Kind.PING, 0, bytes(LARGE)), "PING has a body"),
         (encode_frame(Kind.RESULT, 1, bytes(LARGE)), "not open"),
-        (encode_frame(Kind.GOAWAY, 1, bytes(LARGE), flags=1), "features"),
+        (encode_frame(Kind.GOAWAY, 1, bytes(LARGE), flags=1), "flags 0x01 on a message of kind 0x04"),
+        (encode_frame(Kind.ARGUMENT_ITEMS, 1, bytes(LARGE), stream=1), "has not been made"),
+        (encode_frame(Kind.RESULT_ITEMS, 1, bytes(LARGE)), "not open"),
         (encode_frame(Kind.HELLO, 0, bytes(LARGE)), "a second hello"),
     ],
 )
@@ -467,6 +515,255 @@ def test_bodies_may_be_in_pieces(body):
     assert joined(data) == encode_frame(Kind.REQUEST, call_id, whole)
     assert joined(protocol.notify(body)) == encode_frame(Kind.NOTIFY, 2, whole)
     assert joined(protocol.reply(Kind.RESULT, 1, body)) == encode_frame(Kind.RESULT, 1, whole)
+
+
+# --- streams ---
+
+
+@pytest.mark.parametrize("kind", OF_CALLER)
+@pytest.mark.parametrize("how", [*REPLIES, "notify", "left out"])
+def test_what_is_for_a_finished_call_is_without_effect(kind, how):
+    protocol = machine()
+    if how == "notify":
+        receive(protocol, encode_frame(Kind.NOTIFY, 1))
+    else:
+        receive(protocol, encode_frame(Kind.REQUEST, 2 if how == "left out" else 1))
+    if how in REPLIES:
+        protocol.reply(how, 1)
+    assert receive(protocol, message(kind)) == []
+    # In fragments as well, and they are not kept.
+    if kind in FRAGMENTED:
+        assert receive(protocol, message(kind, flags=MORE) + message(kind, flags=CONTINUED)) == []
+        assert not protocol._fragments
+
+
+@pytest.mark.parametrize("kind", OF_CALLER)
+@pytest.mark.parametrize("call_id", [2, 2**64 - 1])
+def test_what_is_for_a_future_call_is_refused(kind, call_id):
+    refuses(in_call(), message(kind, call_id=call_id), f"a {kind.name} for call {call_id}, which has not been made")
+    if kind in FRAGMENTED:
+        refuses(in_call(), message(kind, call_id=call_id, flags=MORE), "which has not been made")
+
+
+@pytest.mark.parametrize("kind", [Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP])
+@pytest.mark.parametrize("reply", REPLIES)
+def test_what_the_consumer_of_an_argument_says_may_cross_the_end_of_the_call(kind, reply):
+    protocol = in_call()
+    receive(protocol, message(reply))
+    assert receive(protocol, message(kind)) == []
+    refuses(protocol, message(kind, call_id=2), f"a {kind.name} for call 2, which has not been made")
+
+
+@pytest.mark.parametrize("kind", [Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP])
+def test_what_the_consumer_of_an_argument_says_of_a_one_way_call_is_without_effect(kind):
+    protocol = machine()
+    protocol.notify(b"")
+    assert receive(protocol, message(kind)) == []
+
+
+@pytest.mark.parametrize("flags", [0, MORE])
+def test_items_come_before_the_reply_of_their_call(flags):
+    data = message(Kind.RESULT_ITEMS, flags=flags)
+    protocol = in_call()
+    assert [frame.flags for frame in receive(protocol, data)] == [flags]
+    receive(protocol, message(Kind.RESULT))
+    refuses(protocol, data, "a RESULT_ITEMS for call 1, which is not open")
+    refuses(machine(), data, "a RESULT_ITEMS for call 1, which is not open")
+
+
+def test_messages_of_streams_on_the_wire():
+    protocol = in_call()
+    assert protocol.stream_message(Kind.ARGUMENT_ITEMS, 1, 7, b"abc") == message(Kind.ARGUMENT_ITEMS, b"abc", stream=7)
+    assert protocol.stream_message(Kind.RESULT_ITEMS, 1, 0, b"abc") == message(Kind.RESULT_ITEMS, b"abc")
+    pieces = protocol.stream_message(Kind.RESULT_ITEMS, 1, 0, (b"\x91", bytes(LARGE)))
+    assert joined(pieces) == message(Kind.RESULT_ITEMS, b"\x91" + bytes(LARGE))
+    assert protocol.stop(1, 7) == message(Kind.ARGUMENT_STOP, stream=7)
+    (credit,) = receive(in_call(), protocol.credit(Kind.ARGUMENT_CREDIT, 1, 7, 1000))
+    assert (credit.kind, credit.stream, decode_credit(credit.body)) == (Kind.ARGUMENT_CREDIT, 7, 1000)
+
+
+# --- fragments ---
+
+OF_STREAMS = {Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.RESULT_ITEMS}
+
+
+def begin_of(data):
+    """What is given for the first fragment of a message: of one of a stream, that it begins."""
+    kind, stream = data[4], int.from_bytes(data[6:8])
+    call_id = int.from_bytes(data[8:16])
+    return [Frame(kind, call_id, b"", MORE, stream)] if kind in OF_STREAMS else []
+
+
+def fragments(kind, *bodies, call_id=None, **fields):
+    """A message in fragments, each as the bytes of its frame."""
+    last = len(bodies) - 1
+    return [
+        message(kind, body, call_id, flags=MORE * (i < last) | CONTINUED * (i > 0), **fields)
+        for i, body in enumerate(bodies)
+    ]
+
+
+@pytest.mark.parametrize("kind", FRAGMENTED)
+@pytest.mark.parametrize("number", [2, 3, 10])
+def test_a_message_in_fragments_is_given_whole(kind, number):
+    bodies = [b"%02d" % i for i in range(number)]
+    protocol = in_call()
+    *begin, last = fragments(kind, *bodies)
+    assert receive(protocol, b"".join(begin)) == begin_of(begin[0])
+    (frame,) = receive(protocol, last)
+    assert (frame.kind, frame.flags, frame.stream) == (kind, 0, 1 if kind in OF_ARGUMENTS else 0)
+    assert frame.body == b"".join(bodies)
+    assert not protocol._fragments
+
+
+@pytest.mark.parametrize("kind", FRAGMENTED)
+@pytest.mark.parametrize("flags", [MORE, MORE | CONTINUED, CONTINUED])
+def test_a_fragment_has_a_body(kind, flags):
+    refuses(in_call(), message(kind, b"", flags=flags), "a fragment without a body")
+
+
+def test_fragments_of_many_messages_in_turns():
+    protocol = in_call()
+    protocol.request(b"")
+    messages = [
+        fragments(Kind.REQUEST, b"a", b"b", b"c", call_id=2),
+        fragments(Kind.NOTIFY, b"d", b"e", b"f", call_id=3),
+        fragments(Kind.RESULT_ITEMS, b"g", b"h", b"i"),
+        fragments(Kind.RESULT, b"j", b"k", b"l", call_id=2),
+        fragments(Kind.ARGUMENT_ITEMS, b"m", b"n", b"o", stream=1),
+        fragments(Kind.ARGUMENT_ITEMS, b"p", b"q", b"r", stream=2),
+        fragments(Kind.REQUEST, b"s", b"t", b"u", call_id=9),
+    ]
+    first, second, last = [receive(protocol, b"".join(parts)) for parts in zip(*messages, strict=True)]
+    assert [(frame.kind, frame.stream, frame.flags) for frame in first] == [
+        (Kind.RESULT_ITEMS, 0, MORE),
+        (Kind.ARGUMENT_ITEMS, 1, MORE),
+        (Kind.ARGUMENT_ITEMS, 2, MORE),
+    ]
+    assert second == []
+    assert [frame.body for frame in last] == [b"abc", b"def", b"ghi", b"jkl", b"mno", b"pqr", b"stu"]
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.NOTIFY])
+def test_the_id_of_a_request_is_used_by_its_first_fragment(kind):
+    protocol = machine()
+    first, last = fragments(kind, b"a", b"b", call_id=5)
+    receive(protocol, first)
+    assert protocol.last_request == 5
+    for call_id in (4, 5):
+        for flags in (0, MORE):
+            other = Kind.NOTIFY if kind == Kind.REQUEST else Kind.REQUEST
+            refuses(protocol, message(other, call_id=call_id, flags=flags), "ids must increase")
+    receive(protocol, message(Kind.REQUEST, call_id=6))
+    assert [frame.id for frame in receive(protocol, last)] == [5]
+    assert protocol.last_request == 6
+
+
+def test_a_cancel_for_a_request_that_is_not_complete():
+    protocol = machine()
+    first, second, last = fragments(Kind.REQUEST, b"a", b"b", b"c", call_id=1)
+    receive(protocol, first)
+    assert len(receive(protocol, message(Kind.CANCEL))) == 1
+    assert protocol.drop_incomplete_request(1)
+    assert not protocol.drop_incomplete_request(1)
+    protocol.reply(Kind.CANCELLED, 1)
+    # What was on its way.
+    assert receive(protocol, second + last) == []
+    assert receive(protocol, message(Kind.CANCEL)) == []
+
+
+def test_without_fragments_there_is_no_incomplete_request():
+    protocol = in_call()
+    assert not protocol.drop_incomplete_request(1)
+
+
+@pytest.mark.parametrize("kind", [Kind.RESULT, Kind.ERROR])
+def test_a_call_is_open_until_the_last_fragment_of_its_reply(kind):
+    protocol = in_call()
+    first, last = fragments(kind, b"a", b"b")
+    receive(protocol, first)
+    assert len(receive(protocol, message(Kind.RESULT_ITEMS))) == 1
+    assert len(receive(protocol, last)) == 1
+    refuses(protocol, first, f"a {kind.name} for call 1, which is not open")
+
+
+@pytest.mark.parametrize("begun", [Kind.RESULT, Kind.ERROR, Kind.RESULT_ITEMS])
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_whole_reply_voids_what_is_incomplete(begun, reply):
+    protocol = in_call()
+    first, last = fragments(begun, b"a", b"b")
+    receive(protocol, first)
+    # Of the same kind it would be in the middle of the other one; that is no matter, as it ends the call.
+    (frame,) = receive(protocol, message(reply))
+    assert frame.kind == reply
+    assert not protocol._fragments
+    assert receive(protocol, last) == []
+
+
+@pytest.mark.parametrize("how", [message(Kind.ARGUMENT_END), b"".join(fragments(Kind.ARGUMENT_END, b"a", b"b"))])
+def test_the_end_of_an_argument_voids_its_incomplete_items(how):
+    protocol = in_call()
+    first, last = fragments(Kind.ARGUMENT_ITEMS, b"a", b"b")
+    others = fragments(Kind.ARGUMENT_ITEMS, b"c", b"d", stream=2)
+    receive(protocol, first + others[0])
+    assert receive(protocol, how)[-1].kind == Kind.ARGUMENT_END
+    assert receive(protocol, last) == []
+    assert [frame.body for frame in receive(protocol, others[1])] == [b"cd"]
+
+
+@pytest.mark.parametrize("kind", [Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END])
+def test_our_reply_voids_incomplete_messages_of_arguments(kind):
+    protocol = in_call()
+    receive(protocol, message(Kind.REQUEST, call_id=2))
+    first, last = fragments(kind, b"a", b"b")
+    others = fragments(kind, b"c", b"d", call_id=2)
+    receive(protocol, first + others[0])
+    protocol.reply(Kind.RESULT, 1)
+    assert receive(protocol, last) == []
+    assert [frame.body for frame in receive(protocol, others[1])] == [b"cd"]
+
+
+@pytest.mark.parametrize("kind", FRAGMENTED)
+def test_a_message_in_the_middle_of_another_one(kind):
+    protocol = in_call()
+    receive(protocol, fragments(kind, b"a", b"b")[0])
+    again = message(kind, flags=MORE)
+    refuses(protocol, again, "begins in the middle of another one|ids must increase")
+
+
+@pytest.mark.parametrize("kind", FRAGMENTED)
+def test_the_limit_of_a_message_is_that_of_all_its_fragments(kind):
+    most = 50_000
+    for extra in (0, 1):
+        protocol = in_call(max_message_size=most)
+        data = b"".join(fragments(kind, bytes(20_000), bytes(20_000), bytes(10_000 + extra)))
+        if extra:
+            refuses(protocol, data, "a message of more than 50000 bytes")
+        else:
+            assert [len(frame.body) for frame in receive(protocol, data) if not frame.flags] == [most]
+
+
+def test_requests_that_are_not_complete_are_limited_in_all():
+    protocol = machine(max_incomplete=100)
+    first, last = fragments(Kind.REQUEST, bytes(60), bytes(5), call_id=1)
+    receive(protocol, first)
+    second, *_ = fragments(Kind.REQUEST, bytes(41), bytes(5), call_id=2)
+    (frame,) = receive(protocol, second)
+    # To be answered, though it will not be complete.
+    assert (frame.id, frame.flags, frame.body) == (2, MORE, b"")
+    protocol.reply(Kind.ERROR, 2)
+    assert [frame.id for frame in receive(protocol, last)] == [1]
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.NOTIFY])
+def test_requests_that_are_not_complete_are_limited_in_number(kind):
+    protocol = machine(max_calls=2)
+    for call_id in (1, 2):
+        assert receive(protocol, fragments(kind, b"a", b"b", call_id=call_id)[0]) == []
+    (frame,) = receive(protocol, fragments(kind, b"a", b"b", call_id=3)[0])
+    assert (frame.kind, frame.id, frame.flags) == (kind, 3, MORE)
+    assert [frame.id for frame in receive(protocol, fragments(kind, b"a", b"b", call_id=1)[1])] == [1]
+    assert receive(protocol, fragments(kind, b"a", b"b", call_id=4)[0]) == []
 
 
 # --- the end of the stream ---

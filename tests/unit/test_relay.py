@@ -26,7 +26,7 @@ def begin(function, *args, context=None):
         yielded = context.run(coroutine.send, None)
     except StopIteration as stop:
         raise Ended(stop.value) from None
-    return resume(coroutine, yielded, context)
+    return resume(coroutine, yielded, context.run)
 
 
 @types.coroutine
@@ -137,6 +137,30 @@ def test_each_step_runs_in_the_context_of_the_coroutine():
     assert seen == ["its own", "step 0", "step 1", "step 2"]
     assert variable.get() == "of somebody else"
     assert context[variable] == "step 2"
+
+
+def test_each_step_is_run_by_what_was_given():
+    steps = []
+
+    async def function():
+        with contextlib.suppress(KeyError):
+            await swap("first")
+        await swap("second")
+        return "result"
+
+    def run(step, argument):
+        steps.append((step.__name__, argument))
+        return step(argument)
+
+    coroutine = function()
+    rest = resume(coroutine, coroutine.send(None), run)
+    assert rest.send(None) == "first"
+    error = KeyError()
+    assert rest.throw(error) == "second"
+    with pytest.raises(StopIteration) as caught:
+        rest.send("answer")
+    assert caught.value.value == "result"
+    assert steps == [("throw", error), ("send", "answer")]
 
 
 # --- in a task ---

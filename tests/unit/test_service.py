@@ -155,7 +155,7 @@ def test_in_thread_is_for_blocking_functions():
 
 
 def test_generators_are_refused():
-    with pytest.raises(TypeError, match="f is a generator"):
+    with pytest.raises(TypeError, match="f is a plain generator; to send a stream, make it an `async def`"):
 
         class _:
             @trpc.method
@@ -301,7 +301,7 @@ def test_an_override_that_is_a_generator():
         def get(self, key):
             yield key
 
-    with pytest.raises(TypeError, match=r"Impl\.get is a generator"):
+    with pytest.raises(TypeError, match=r"Impl\.get is a plain generator; to send a stream, make it an `async def`"):
         methods_of(Impl)
 
 

@@ -9,7 +9,7 @@ import sys
 
 import trpc_
 
-from trpc import _client, _codec, _reader, _server
+from trpc import _client, _codec, _outbox, _outgoing_stream, _reader, _server
 from trpc._frames import FrameReader
 from trpc._outbox import Outbox
 from trpc._reader import Reader
@@ -62,9 +62,14 @@ def pieces():
     FrameReader.room = lambda self: None
 
 
+def fragments():
+    """Large messages are not cut: they are one frame, which all others wait for."""
+    _outbox.FRAGMENT = _outgoing_stream.FRAGMENT = 2**40
+
+
 def all_of_them():
     """The sum."""
-    for technique in (workers, writing_at_once, own_socket, turns, pieces):
+    for technique in (workers, writing_at_once, own_socket, turns, pieces, fragments):
         technique()
 
 
@@ -77,6 +82,7 @@ TECHNIQUES = {
         own_socket,
         turns,
         pieces,
+        fragments,
         all_of_them,
     )
 }

@@ -1,10 +1,10 @@
 """grpclib: gRPC for asyncio in Python alone, over h2, with protobuf messages.
 
-Its documentation says nothing about speed. Of what it offers: one channel and its methods used again and again, and
-windows (``Configuration``) with which it is quick in all workloads. With smaller ones large messages wait for
-acknowledgements; with those that a large message fits into it takes longer too, and small calls wait for seconds beside
-streams. The connection's has room for many streams, as all would wait for one that is not read. It has async handlers
-only, so ``sequential_plain`` has one too. In ``cancel`` the initial metadata says that the handler sleeps.
+Its documentation says nothing about speed. Of what it offers: one channel and its methods used again and again, and a
+window for each stream (``Configuration``) with which it is quick in all workloads. With a smaller one large messages
+wait for acknowledgements; larger ones were no quicker, and what is in them is what small calls wait for beside streams.
+The connection's window, by default, has room for sixteen of them: a stream that is not read stops no other. It has
+async handlers only, so ``sequential_plain`` has one too. In ``cancel`` the initial metadata says that the handler sleeps.
 """
 
 import asyncio
@@ -24,8 +24,7 @@ KINDS = (
     (DOWN, UnaryStreamMethod, Cardinality.UNARY_STREAM),
     (UP, StreamUnaryMethod, Cardinality.STREAM_UNARY),
 )
-WINDOW = 2**18
-CONFIG = Configuration(http2_connection_window_size=16 * WINDOW, http2_stream_window_size=WINDOW)
+CONFIG = Configuration(http2_stream_window_size=2**18)
 
 
 class Servicer:

@@ -13,7 +13,6 @@ import trio
 from _messages import HEADER, REPLY, REQUEST, frame, missing
 from _trio_client import Connections, orders, share
 
-
 RECEIVE_SIZE = 2**16
 
 STREAM = struct.Struct(">I?IQ")

@@ -1,6 +1,7 @@
 """trpc itself, as a user would write it, over its public names only."""
 
 import contextlib
+from collections.abc import AsyncIterable, AsyncIterator
 from functools import partial
 
 import _protocol
@@ -9,7 +10,8 @@ from _trio_client import Connections, orders, share
 
 import trpc
 
-LIMITS = trpc.Limits(max_message_size=2 * _protocol.ECHO_SIZES["echo_16m"])
+LIMITS = trpc.Limits(max_message_size=2 * _protocol.REPLY_SIZE)
+ITEM = bytes(_protocol.ITEM_SIZE)
 
 
 class Bench:
@@ -37,8 +39,30 @@ class Bench:
         return data
 
     @trpc.method
+    async def large(self, size: int) -> bytes:
+        return bytes(size)
+
+    @trpc.method
     async def wait(self) -> None:
         await trio.sleep_forever()
+
+    @trpc.method
+    async def count(self, n: int) -> AsyncIterator[int]:
+        for i in range(n):
+            yield i
+
+    @trpc.method
+    async def chunks(self, n: int) -> AsyncIterator[bytes]:
+        for _ in range(n):
+            yield ITEM
+
+    @trpc.method
+    async def total(self, numbers: AsyncIterable[int]) -> int:
+        return sum([n async for n in numbers])
+
+    @trpc.method
+    async def length(self, chunks: AsyncIterable[bytes]) -> int:
+        return sum([len(chunk) async for chunk in chunks])
 
 
 def serve():
@@ -65,8 +89,10 @@ async def run_client(url):
         _protocol.ready()
         async for order in orders():
             await prepare(order, connections)
-            with _protocol.Stopwatch() as watch:
-                await carry_out(order, client, bench, connections)
+            watch = _protocol.Stopwatch()
+            async with load(order.get("load"), bench, watch):
+                with watch:
+                    await carry_out(order, client, bench, connections, watch)
             _protocol.answer(watch)
         await connections.close()
 
@@ -80,7 +106,7 @@ async def prepare(order, connections):
             await connections.open(number)
 
 
-async def carry_out(order, client, bench, connections):
+async def carry_out(order, client, bench, connections, watch):
     count = order["count"]
     match order["work"]:
         case "sequential_plain":
@@ -99,6 +125,19 @@ async def carry_out(order, client, bench, connections):
             await cancel(count, client, bench)
         case "busy":
             await share(count, connections.callers)
+        case "stream_down":
+            await read(bench.count(count), watch)
+            assert watch.moved == count
+        case "stream_down_64k":
+            await read(bench.chunks(count), watch)
+            assert watch.moved == count
+        case "stream_up":
+            assert await bench.total(items(count, 1)) == count
+        case "stream_up_64k":
+            assert await bench.length(items(count, ITEM)) == count * len(ITEM)
+        case "latency":
+            for _ in watch.laps(count):
+                await bench.add(1, 2)
         case echo if echo in _protocol.ECHO_SIZES:
             data = bytes(_protocol.ECHO_SIZES[echo])
             for _ in range(count):
@@ -120,12 +159,61 @@ async def cancel_when_it_sleeps(client, scope):
     scope.cancel()
 
 
+async def read(stream, watch):
+    """Counts the items of a stream."""
+    async with stream as received:
+        async for _ in received:
+            watch.moved += 1
+
+
+async def items(count, item):
+    for _ in range(count):
+        yield item
+
+
+@contextlib.asynccontextmanager
+async def load(name, bench, watch):
+    """What runs beside the calls of ``latency``."""
+    async with trio.open_nursery() as nursery:
+        for task in load_tasks(name, bench, watch):
+            nursery.start_soon(task)
+        if nursery.child_tasks:
+            await trio.sleep(_protocol.SETTLE)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def load_tasks(name, bench, watch):
+    endless = _protocol.WITHOUT_END
+    match name:
+        case "streams_small":
+            return [partial(read, bench.count(endless), watch) for _ in range(_protocol.STREAMS_AT_ONCE)]
+        case "streams_64k":
+            return [partial(read, bench.chunks(endless), watch) for _ in range(_protocol.STREAMS_AT_ONCE)]
+        case "reply_64m":
+            return [partial(fetch, bench, watch)]
+        case "unread":
+            return [partial(leave_unread, bench.chunks(endless))]
+    return []
+
+
+async def fetch(bench, watch):
+    while True:
+        await bench.large(_protocol.REPLY_SIZE)
+        watch.moved += 1
+
+
+async def leave_unread(stream):
+    async with stream:
+        await trio.sleep_forever()
+
+
 def call(url):
     trio.run(run_client, url)
 
 
 def run(name):
-    about = {"name": name, "version": trpc.__version__, "work": list(_protocol.WORK)}
+    about = {"name": name, "version": trpc.__version__, "work": [*_protocol.WORK, *_protocol.STREAMS, "latency"]}
     _protocol.run(about, serve, call)
 
 
