@@ -54,12 +54,12 @@ def assert_nothing_left(*connections):
         assert not dispatcher._deferred
         assert dispatcher._streams._open == 0
         assert not protocol._open_outgoing
-        assert not protocol._open_incoming
         assert (connection._outbox.unsent, connection._outbox.unsent_answers) == (0, 0)
         assert connection._outbox.queued == 0
         # What has not come whole when a connection ends is never asked for.
         if not connection._lost:
             assert not protocol._fragments
+            assert not protocol._open_incoming
 
 
 def joined(data: Data) -> bytes:

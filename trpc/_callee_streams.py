@@ -86,14 +86,14 @@ class CalleeStreams:
             raise InvalidArguments(f"{name}: argument {shown} is a stream, which the method does not take there")
 
         def bad_item(reason: str) -> InvalidArguments:
-            call.bad_item = InvalidArguments(f"{name}: an item of argument {shown}: {reason}")
-            return call.bad_item
+            call.bad_item = error = InvalidArguments(f"{name}: an item of argument {shown}: {reason}")
+            return error
 
         sender = _Argument(self._protocol, self._outbox, call.id, number, self._patience)
         sender.stream = IncomingStream(
             sender,
             credit=self._limits.stream_credit,
-            convert=items.convert,
+            items=items,
             max_depth=self._limits.max_depth,
             bad_item=bad_item,
         )
@@ -109,18 +109,23 @@ class CalleeStreams:
                 stream.on_end(_at_once(None))
                 stream.close()
 
-    def on_message(self, call: IncomingCall | None, frame: Frame) -> None:
+    def on_message(self, call: IncomingCall | None, frame: Frame) -> None:  # noqa: C901 - the rules, one by one
         """A message of a stream arrived for a call that is open.
 
         Raises:
             ProtocolError: there is no such stream, or the message must not come now.
         """
+        if call is None:
+            if self._protocol.is_open(frame.id):
+                raise ProtocolError(f"a message of a stream of call {frame.id}, whose request is not complete")
+            # It has ended since the message was read.
+            return
         if frame.kind == Kind.RESULT_CREDIT:
-            if call is None or call.items is None:
+            if call.items is None:
                 raise ProtocolError(f"credit for call {frame.id}, whose result is no stream")
             call.items.grant(decode_credit(frame.body))
             return
-        stream = call.streams.get(frame.stream) if call is not None and call.streams is not None else None
+        stream = None if call.streams is None else call.streams.get(frame.stream)
         if stream is None:
             raise ProtocolError(f"call {frame.id} has no stream {frame.stream}")
         if stream.has_ended:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import trio
 
     from ._client import Client
+    from ._errors import InvalidArguments
     from ._incoming_stream import IncomingStream
     from ._messages import Request
     from ._outgoing_stream import OutgoingStream
@@ -92,7 +93,7 @@ class IncomingCall:
         """The stream that is its result."""
         self.streams: dict[int, IncomingStream] | None = None
         """Its arguments that are streams."""
-        self.bad_item: Exception | None = None
+        self.bad_item: InvalidArguments | None = None
         """What the handler was told of an item that does not fit."""
 
     async def run(self, worker: Worker) -> None:

@@ -14,6 +14,8 @@ from ._messages import ITEMS_COST
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from ._signature import StreamOf
+
 # How many items, or seconds of them, a consumer may have at a stretch before others get their turn.
 _TURN: Final = 64
 _MAX_TIME: Final = 0.0005
@@ -46,7 +48,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
     Args:
         sender: told what is consumed.
         credit: bytes that the sender may be ahead.
-        convert: makes of a list of plain items what the type hint says; None: they stay as they are.
+        items: what is in it; None if that is not known.
         max_depth: nesting accepted in a message.
         bad_item: makes an error of the reason why an item is not acceptable.
 
@@ -60,7 +62,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         sender: Sender,
         *,
         credit: int,
-        convert: Callable[[list[Any]], list[Any]] | None,
+        items: StreamOf | None,
         max_depth: int,
         bad_item: Callable[[str], Exception],
     ) -> None:
@@ -68,7 +70,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         self._credit = self._window = credit
         self._owed = 0
         """Bytes that were consumed and not granted again yet."""
-        self._convert = convert
+        self._of = items
         self._max_depth = max_depth
         self._bad_item = bad_item
         self._messages: deque[tuple[bytes | memoryview, int]] = deque()
@@ -177,15 +179,16 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
 
     def _take_in(self, items: list[Any]) -> None:
         """Items as their type says; those before one that does not fit, and then the error."""
-        if self._convert is None:
+        of = self._of
+        if of is None or of.convert_all is None or of.convert is None:
             self._items.extend(items)
             return
         try:
-            self._items.extend(self._convert(items))
+            self._items.extend(of.convert_all(items))
         except _codec.DecodeError:
             for item in items:
                 try:
-                    self._items.extend(self._convert([item]))
+                    self._items.append(of.convert(item))
                 except _codec.DecodeError as exc:
                     self._fail(self._bad_item(str(exc)))
                     break

@@ -41,8 +41,9 @@ class Limits:
     scopes at a few KiB each, this is some MiB per connection."""
 
     max_unsent: int = 4 * MiB
-    """Bytes that wait to be written to a peer that reads slowly. Above it in answers to what the peer has
-    sent, it is not read any more until it reads; above it in all, new calls to it wait."""
+    """Bytes that wait to be written to a peer that reads slowly, a large message counting for a MiB. Above it
+    in answers to what the peer has sent, it is not read any more until it reads; above it in all, new calls to it
+    wait, and so do the producers of streams."""
 
     stream_credit: int = 256 * KiB
     """Bytes of one stream that its sender may be ahead of its consumer here. Each open stream may hold as

@@ -288,6 +288,10 @@ class Protocol:
         """Asks the peer to cancel a call that is open."""
         return encode_frame(Kind.CANCEL, call_id)
 
+    def is_open(self, call_id: int) -> bool:
+        """Whether a call of the peer's has not been replied to."""
+        return call_id in self._open_incoming
+
     def drop_incomplete_request(self, call_id: int) -> bool:
         """Gives up a request of the peer's of which fragments are missing; whether there was one."""
         return self._fragments is not None and self._fragments.drop_request(call_id)

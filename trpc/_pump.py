@@ -49,7 +49,17 @@ async def pump(source: AsyncIterable[object], stream: OutgoingStream) -> None:
         await _send_items(iterator, stream)
     finally:
         if generator is not None:
-            await generator.aclose()
+            await _close(generator)
+
+
+async def _close(generator: AsyncGenerator[object]) -> None:
+    try:
+        await generator.aclose()
+    except BaseExceptionGroup as group:
+        # What a nursery around the `yield` makes of a GeneratorExit, which Python then does not recognise.
+        _, rest = group.split(GeneratorExit)
+        if rest is not None:
+            raise rest from None
 
 
 def _generator_of(iterator: AsyncIterator[object]) -> AsyncGenerator[object] | None:

@@ -121,9 +121,9 @@ class Replies:
         """The handler has raised. Raises what must not stay with the call."""
         if isinstance(exc, ArgumentsError):
             self._reject(call.id, exc.reason, one_way=call.one_way)
-        elif exc is call.bad_item and isinstance(exc, InvalidArguments):
+        elif call.bad_item is not None and _is_nothing_but(exc, call.bad_item):
             # An argument that does not fit, although it was found late.
-            self._reply(Kind.ERROR, call.id, encode_status(exc), bulk=call.items is not None)
+            self._reply(Kind.ERROR, call.id, encode_status(call.bad_item), bulk=call.items is not None)
         elif isinstance(exc, ItemError):
             logger.error("%s for %s: an item cannot be sent", call.method.name, self.peer, exc_info=exc)
             error = exc.reason if isinstance(exc.reason, MessageTooLarge) else RPCError(str(exc))
@@ -186,3 +186,13 @@ class Replies:
             kind, body = Kind.ERROR, encode_status(error)
         self._answers += 1
         self._outbox.answer(self._protocol.reply(kind, call_id, body), alone=self._answers == 1, bulk=bulk)
+
+
+def _is_nothing_but(exc: BaseException, leaf: Exception) -> bool:
+    """Whether an exception is this one, or groups with nothing else in them."""
+    while isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        if len(group.exceptions) > 1:
+            return False
+        exc = group.exceptions[0]
+    return exc is leaf

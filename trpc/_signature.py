@@ -40,12 +40,14 @@ class StreamOf(NamedTuple):
     """What a stream has in it.
 
     Attributes:
-        convert: makes of a list of plain items what their hint says; None if that is anything.
+        convert: makes of a plain item what its hint says; None if that is anything.
+        convert_all: the same of a list of them, in one call into C.
         has_typed_keys: whether an item is a dictionary whose keys travel as text.
         is_optional: whether None may take its place.
     """
 
     convert: Callable[[Any], Any] | None
+    convert_all: Callable[[Any], Any] | None
     has_typed_keys: bool
     is_optional: bool
 
@@ -259,8 +261,8 @@ def _stream_hint(hint: Any) -> tuple[Any, bool] | None:
 
 
 def _stream_of(hint: Any, is_optional: bool) -> StreamOf:
-    convert = None if hint is Any else _codec.converter(list[hint])
-    return StreamOf(convert, _codec.has_typed_keys(hint), is_optional)
+    convert, convert_all = (None, None) if hint is Any else (_codec.converter(hint), _codec.converter(list[hint]))
+    return StreamOf(convert, convert_all, _codec.has_typed_keys(hint), is_optional)
 
 
 def _check(hint: Any, what: str, method: str) -> None:

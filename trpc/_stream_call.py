@@ -35,6 +35,9 @@ async def call_with_streams(
     The streams are produced in child tasks of this one. An exception of a producer is raised in the handler,
     behind the items before it. Cancelled: the producers are, too.
     """
+    if signature is None and not any(hasattr(value, "__aiter__") for value in (*args, *kwargs.values())):
+        # By name, as most calls are that go through here.
+        return await caller.call(method, args, kwargs)
     arguments = ArgumentStreams(method, args, kwargs, signature)
     if not arguments.places:
         return await caller.call(method, args, kwargs, signature)
@@ -103,7 +106,7 @@ class StreamCall:
         call.items = IncomingStream(
             _Producer(caller, call),
             credit=caller.stream_credit,
-            convert=None if items is None else items.convert,
+            items=items,
             max_depth=caller.max_depth,
             bad_item=lambda reason: ProtocolError(f"{self._method}: an item is not what the method gives: {reason}"),
         )

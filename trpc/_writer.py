@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ._transport import Transport
     from ._workers import Workers
 
+# What a frame counts for at most, among those that have not left.
+_MAX_SHARE: Final = 1024 * 1024
+
 # Bytes that one task writes at a stretch, if the transport takes them all, before others get their turn.
 _MAX_AT_ONCE: Final = 1024 * 1024
 
@@ -44,7 +47,8 @@ class Writer:
         on_error: told when the transport is broken, from a task of its own.
 
     Attributes:
-        unsent: bytes that were put in and that the transport has not taken yet.
+        unsent: bytes that were put in and that the transport has not taken yet; of a large frame, not more than a MiB,
+            so that what is small does not have to wait for it.
         unsent_answers: those of them that answer what the peer has sent.
         held: set it to keep what is put in until ``flush``, before anything is waited for.
     """
@@ -183,6 +187,7 @@ class Writer:
         self._need_writer()
 
     def _count(self, entry: Entry, size: int) -> None:
+        size = min(size, _MAX_SHARE)
         self.unsent += size
         if isinstance(entry, bytes) or entry.is_answer:
             self.unsent_answers += size
@@ -279,10 +284,12 @@ class Writer:
         for entry, size in batch.begun:
             # Unless it was taken back meanwhile, and is out of the count.
             if entry.state is _WRITING:
+                share = min(entry.size, _MAX_SHARE)
                 entry.size -= size
-                self.unsent -= size
+                share -= min(entry.size, _MAX_SHARE)
+                self.unsent -= share
                 if entry.is_answer:
-                    self.unsent_answers -= size
+                    self.unsent_answers -= share
         self._settle(batch.entries, _WRITTEN)
 
     def _settle(self, entries: Iterable[Entry], state: State) -> None:
@@ -292,9 +299,10 @@ class Writer:
                 self.unsent -= len(entry)
                 self.unsent_answers -= len(entry)
                 continue
-            self.unsent -= entry.size
+            share = min(entry.size, _MAX_SHARE)
+            self.unsent -= share
             if entry.is_answer:
-                self.unsent_answers -= entry.size
+                self.unsent_answers -= share
             entry.state = state
             entry.data = b""
             if entry.waiter is not None:

@@ -2,59 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
-from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from conformance.annotate import MAGIC, read, tag, untag
+from conformance.annotate import MAGIC, read, untag
+from conformance.vectors import (
+    HERE,
+    LIMITS,
+    MAX_DEPTH,
+    OPENING,
+    both_ways,
+    cases,
+    complete,
+    data_of,
+    opened,
+    prepare,
+    same,
+)
 from support import frames_of
 
 import trpc
 from trpc import _codec, _exceptions
 from trpc._errors import InvalidArguments, ProtocolError, RemoteError, RPCError
-from trpc._exceptions import Code, decode_error, encode_exception, encode_status
+from trpc._exceptions import Code, decode_error, encode_exception, encode_status, is_after_cancel
 from trpc._frames import FrameReader, encode_frame
-from trpc._messages import Hello, Kind, decode_request, encode_request
+from trpc._messages import FRAGMENTS, STREAMS, Hello, Kind, decode_request, encode_request
 from trpc._protocol import Protocol
-
-HERE = Path(__file__).parent
-MAX_DEPTH = 64
-LIMITS = trpc.Limits(max_message_size=16777216, max_calls=1000, max_depth=MAX_DEPTH)
-
-
-def cases(file: str, *lists: str):
-    """Each vector of a file as one case, named after it."""
-    content = json.loads((HERE / f"{file}.json").read_text())
-    return [pytest.param(vector, id=f"{file}-{vector['name']}") for name in lists for vector in content[name]]
-
-
-def data_of(hex_: str | list) -> bytes:
-    """Bytes of a vector's ``hex``: a string, or a list of strings and repeats."""
-    if isinstance(hex_, str):
-        return bytes.fromhex(hex_)
-    return b"".join(
-        bytes.fromhex(part) if isinstance(part, str) else bytes.fromhex(part["repeat"]) * part["times"] for part in hex_
-    )
-
-
-def same(left: object, right: object) -> bool:
-    """Equal, of the same types, with NaN equal to itself and 0.0 different from -0.0."""
-    return json.dumps(tag(left)) == json.dumps(tag(right))
-
-
-WHOLE = pytest.param(lambda data: [data] if data else [], id="whole")
-BYTEWISE = pytest.param(lambda data: [data[i : i + 1] for i in range(len(data))], id="bytewise")
-both_ways = pytest.mark.parametrize("cut", [WHOLE, BYTEWISE])
-
-
-def opened() -> Protocol:
-    """A protocol whose peer has sent its hello."""
-    protocol = Protocol(LIMITS)
-    assert [frame.kind for frame in protocol.receive(protocol.opening())] == [Kind.HELLO]
-    return protocol
-
 
 # --- messages ---
 
@@ -64,10 +41,10 @@ def opened() -> Protocol:
 def test_message_decodes(vector, cut):
     protocol = Protocol(LIMITS) if vector["kind"] == "HELLO" else opened()
     before = protocol.opening()[:8] if vector["kind"] == "HELLO" else b""
-    if vector["kind"] == "CANCEL":
-        before = encode_frame(Kind.REQUEST, vector["id"])
-    elif vector["kind"] == "PONG":
+    if vector["kind"] == "PONG":
         protocol.ping()
+    elif vector["sender"] == "caller" and vector["kind"] not in {"REQUEST", "NOTIFY"}:
+        before = encode_frame(Kind.REQUEST, vector["id"])
     elif vector["sender"] == "callee":
         while protocol.request(b"")[0] < vector["id"]:
             pass
@@ -92,7 +69,10 @@ def test_message_decodes(vector, cut):
 @pytest.mark.parametrize("vector", cases("messages", "valid"))
 def test_message_encodes(vector):
     body = _codec.pack(untag(vector["body"]), max_depth=MAX_DEPTH) if "body" in vector else b""
-    assert encode_frame(Kind[vector["kind"]], vector["id"], body) == data_of(vector["hex"])
+    if "note" in vector and not body:
+        body = data_of(vector["hex"])[16:]
+    frame = encode_frame(Kind[vector["kind"]], vector["id"], body, stream=vector["stream"])
+    assert frame == data_of(vector["hex"])
 
 
 @both_ways
@@ -141,10 +121,13 @@ def test_invalid_result_fails_one_call(vector):
 
 @pytest.mark.parametrize("vector", cases("hellos", "valid"))
 def test_hello(vector):
-    hello = Hello(vector["max_message_size"], vector["max_calls"], vector["max_depth"])
-    body = data_of(vector["hex"])
-    assert Hello.decode(body) == hello
-    assert (hello.encode() == body) is vector["canonical"]
+    hello = Hello.decode(data_of(vector["hex"]))
+    features = [name for name in hello.features if name in {FRAGMENTS, STREAMS}]
+    assert features == vector["features"]
+    assert (hello.has_fragments, hello.has_streams) == (FRAGMENTS in features, STREAMS in features)
+    for name in ("max_message_size", "max_calls", "max_depth", "stream_credit"):
+        assert getattr(hello, name) == vector[name]
+    assert (hello.encode() == data_of(vector["hex"])) is vector["canonical"]
 
 
 @pytest.mark.parametrize("vector", cases("hellos", "invalid"))
@@ -166,14 +149,9 @@ def test_request(vector):
     assert request.time_left == vector["time_left"]
     assert same(request.metadata, untag(vector["metadata"]))
     assert (request.time_left is not None and request.time_left <= 0) is vector["expired"]
-    encoded = encode_request(
-        request.method,
-        request.args,
-        request.kwargs,
-        request.time_left,
-        request.metadata,
-        max_depth=MAX_DEPTH,
-    )
+    streams = vector["streams"]
+    assert request.streams == (None if streams is None else {int(number): place for number, place in streams.items()})
+    encoded = encode_request(*request, max_depth=MAX_DEPTH)
     assert (encoded == body) is vector["canonical"]
 
 
@@ -254,7 +232,9 @@ def error_cases(*without: str):
 @needs_out_of_paper
 @pytest.mark.parametrize("vector", list(error_cases()))
 def test_error_decodes(vector):
-    check_error(decode_error(data_of(vector["hex"]), max_depth=MAX_DEPTH), vector["means"])
+    body, means = data_of(vector["hex"]), vector["means"]
+    check_error(decode_error(body, max_depth=MAX_DEPTH), means)
+    assert is_after_cancel(body, max_depth=MAX_DEPTH) is means.get("after_cancel", False)
 
 
 @needs_out_of_paper
@@ -295,6 +275,12 @@ def test_raised_exception_encodes(name):
     assert untag(read(body)) == untag(read(data_of(vector["hex"])))
 
 
+def test_exception_after_a_cancel_encodes():
+    (vector,) = (c.values[0] for c in cases("errors", "vectors") if c.values[0]["name"] == "after-cancel")
+    body = encode_exception(OSError("disk full"), max_depth=MAX_DEPTH, after_cancel=True)
+    assert untag(read(body)) == untag(read(data_of(vector["hex"])))
+
+
 @pytest.mark.parametrize(
     "vector", [case for case in cases("errors", "vectors") if case.id.startswith("errors-status-")]
 )
@@ -318,7 +304,9 @@ def test_error_codes():
 
 def limits_of(opening: bytes) -> trpc.Limits:
     (hello,) = FrameReader(max_body=16384).feed(opening)
-    return trpc.Limits(**untag(read(hello.body)))
+    fields = untag(read(hello.body))
+    assert fields.pop("features") == [FRAGMENTS, STREAMS]
+    return trpc.Limits(**fields)
 
 
 def do(protocol: Protocol, step: dict) -> bytes:
@@ -339,6 +327,12 @@ def do(protocol: Protocol, step: dict) -> bytes:
             return protocol.goaway(body)
         case "reply":
             return protocol.reply(Kind[step["kind"]], step["id"], body)
+        case "items" | "end":
+            return protocol.stream_message(Kind[step["kind"]], step["id"], step.get("stream", 0), body)
+        case "credit":
+            return protocol.credit(Kind[step["kind"]], step["id"], step.get("stream", 0), untag(step["body"]))
+        case "stop":
+            return protocol.stop(step["id"], step["stream"])
     assert number == step["id"]
     return data
 
@@ -348,6 +342,8 @@ def as_messages(frames: list) -> list[dict]:
     messages = []
     for frame in frames:
         message: dict = {"kind": Kind(frame.kind).name, "id": frame.id}
+        if frame.stream:
+            message["stream"] = frame.stream
         if frame.body:
             try:
                 message["body"] = read(frame.body)
@@ -390,9 +386,11 @@ def test_session_from_the_other_side(vector, cut):
         if "send" in step:
             frames, error = frames_of(protocol, cut(data_of(step["hex"])))
             assert error is None
-            # A cancel that crosses the reply is the one message that may have no effect.
+            # A cancel may cross the reply, and then has no effect.
             if step["send"] not in {"opening", "cancel"}:
-                assert [(f.kind, f.id) for f in frames] == [(Kind[step["kind"]], step["id"])]
+                assert [(f.kind, f.id, f.stream) for f in frames] == [
+                    (Kind[step["kind"]], step["id"], step.get("stream", 0))
+                ]
         for message in step.get("messages", ()):
             if message["kind"] == "REQUEST":
                 # The other side may leave gaps in its ids.
@@ -406,20 +404,14 @@ def test_session_from_the_other_side(vector, cut):
 # --- refused ---
 
 
-def prepared(protocol: Protocol, before: list[str]) -> None:
-    """What the receiver of a refused stream has sent before."""
-    for action in before:
-        {"request": protocol.request, "notify": protocol.notify}.get(action, lambda _: protocol.ping())(b"")
-
-
 @both_ways
 @pytest.mark.parametrize("vector", cases("refused", "vectors"))
 def test_refused(vector, cut):
-    protocol = Protocol(LIMITS)
-    prepared(protocol, vector["before"])
+    protocol = Protocol(dataclasses.replace(LIMITS, **vector.get("limits", {})))
+    prepare(protocol, vector["before"])
     frames, error = frames_of(protocol, cut(data_of(vector["hex"])))
     assert isinstance(error, ProtocolError)
-    assert [{"kind": Kind(f.kind).name, "id": f.id} for f in frames] == vector["messages"]
+    assert [{"kind": Kind(f.kind).name, "id": f.id} for f in complete(frames)] == vector["messages"]
 
 
 # --- a whole server ---
@@ -452,16 +444,13 @@ class Peer:
         return self._frames.pop(0)
 
 
-async def connect(nursery: trio.Nursery) -> Peer:
+async def connect(nursery: trio.Nursery, limits: trpc.Limits = LIMITS) -> Peer:
     ours, theirs = trio.testing.memory_stream_pair()
-    nursery.start_soon(trpc.serve_stream, Conformance(), theirs)
+    nursery.start_soon(functools.partial(trpc.serve_stream, limits=limits), Conformance(), theirs)
     peer = Peer(ours)
     hello = await peer.next()
     assert hello.kind == Kind.HELLO
     return peer
-
-
-OPENING = Protocol(LIMITS).opening()
 
 
 def request(call_id: int, body: bytes) -> bytes:
@@ -498,15 +487,14 @@ async def test_server_does_not_run_an_expired_call(vector):
 @pytest.mark.parametrize("vector", [c for c in cases("refused", "vectors") if not c.values[0]["before"]])
 async def test_server_says_goaway_and_closes(vector):
     async with trio.open_nursery() as nursery:
-        peer = await connect(nursery)
+        peer = await connect(nursery, dataclasses.replace(LIMITS, **vector.get("limits", {})))
         await peer.send(data_of(vector["hex"]))
         # Replies that were queued may come before or after it.
         frames = []
         while (frame := await peer.next()) is not None:
             frames.append(frame)
         (goaway,) = (frame for frame in frames if frame.kind == Kind.GOAWAY)
-        calls = [m["id"] for m in vector["messages"] if m["kind"] in {"REQUEST", "NOTIFY"}]
-        assert goaway.id == max(calls, default=0)
+        assert goaway.id == vector["accepted"]
         assert untag(read(goaway.body))["code"] == Code.PROTOCOL_ERROR
 
 

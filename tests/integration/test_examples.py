@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import math
 import os
 import pty
@@ -21,6 +23,7 @@ import trio
 import trpc
 from examples.calculator.expression import MAX_DEPTH, MAX_LENGTH, ExpressionError, evaluate
 from examples.calculator.service import Calculator, NothingStored
+from examples.file_transfer import CHUNK, MIB, Files, place
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 60
@@ -566,3 +569,460 @@ def test_a_signal_ends_the_whole_chain(number):
         code, _, err = end(process, number)
     assert (code, err) == (1, "")
     assert not any(map(is_running, pids))
+
+
+# --- file transfer ---
+
+TRANSFER = "-m", "examples.file_transfer"
+
+
+@contextlib.asynccontextmanager
+async def bad_network(url, cuts, on_cut=None):
+    """The URL of what leads connections to a server, and cuts the first of them after so many bytes, each in turn."""
+    port = int(url.rpartition(":")[2])
+    lengths = iter(cuts)
+
+    async def lead(client):
+        async with client, await trio.open_tcp_stream("127.0.0.1", port) as server, trio.open_nursery() as ways:
+            left = [next(lengths, math.inf)]
+            ways.start_soon(carry, client, server, ways.cancel_scope, left)
+            ways.start_soon(carry, server, client, ways.cancel_scope, left)
+
+    async def carry(source, sink, scope, left):
+        # One whose peer has gone is over, and nothing more.
+        with contextlib.suppress(trio.BrokenResourceError):
+            async for data in source:
+                left[0] -= len(data)
+                if left[0] < 0:
+                    if on_cut is not None:
+                        on_cut()
+                    break
+                await sink.send_all(data)
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(functools.partial(trio.serve_tcp, lead, 0, host="127.0.0.1"))
+        yield f"tcp://127.0.0.1:{listener.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def run_beside(*args):
+    """As `run`, beside what the test does meanwhile."""
+    with trio.fail_after(TIMEOUT):
+        result = await trio.run_process(
+            [sys.executable, *args],
+            cwd=ROOT,
+            env=environment(),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+    return result.returncode, result.stdout.decode(), result.stderr.decode()
+
+
+def first_offsets(output):
+    """Where each connection of a transfer has begun, in MiB, if it came to that."""
+    lines = output.splitlines()
+    begins = [0] + [number + 1 for number, line in enumerate(lines) if line.endswith("connecting again")]
+    return [float(re.search(r"\] (.*) of ", lines[number])[1]) for number in begins if "] " in lines[number]]
+
+
+@contextlib.contextmanager
+def serving_files(folder, *port):
+    with started(*TRANSFER, "serve", str(folder), *port) as process:
+        yield process, process.stdout.readline().strip()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """One for the client, and one for the server."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    return here, there
+
+
+@pytest.mark.parametrize("way", [["-m", "examples.file_transfer"], ["examples/file_transfer.py"]])
+def test_file_transfer(way):
+    result = run(*way, "--size", "8")
+    assert (result.returncode, result.stderr) == (0, "")
+    up, down = re.findall("^checksum: ([0-9a-f]{64})$", result.stdout, re.MULTILINE)
+    assert up == down
+    for label in "up", "down":
+        assert f"{label} [          ] 0.0 of 8.0 MiB\n" in result.stdout
+        assert f"{label} [##########] 8.0 of 8.0 MiB\n" in result.stdout
+    assert len(re.findall("^connection .* lost: .*: connecting again$", result.stdout, re.MULTILINE)) == 2
+
+
+def test_memory_does_not_grow_with_the_file():
+    # 512 MiB in all, up and down.
+    result = run(*TRANSFER, "--size", "256")
+    assert (result.returncode, result.stderr) == (0, "")
+    peaks = dict(re.findall(r"^peak memory of the (\w+): (\d+) MiB$", result.stdout, re.MULTILINE))
+    assert sorted(peaks) == ["client", "server"]
+    # Python with what it imports has 30 of them.
+    assert all(int(peak) < 100 for peak in peaks.values())
+
+
+@pytest.mark.parametrize("direction", ["upload", "download"])
+async def test_a_transfer_that_is_cut_goes_on(folders, direction):
+    here, there = folders
+    source, target = (here, there) if direction == "upload" else (there, here)
+    content = os.urandom(6 * MIB)
+    (source / "file").write_bytes(content)
+    # In the middle of a chunk, in the middle of the hello, and again in the middle.
+    cuts = [MIB + 1, 10, 2 * MIB]
+    with serving_files(there) as (_, url):
+        async with bad_network(url, cuts) as bad_url:
+            args = [bad_url, str(here / "file")] if direction == "upload" else [bad_url, "file", str(here)]
+            code, out, err = await run_beside(*TRANSFER, direction, *args)
+    assert (code, err) == (0, "")
+    assert out.count("connecting again\n") == len(cuts)
+    begun, again, last = first_offsets(out)
+    assert begun == 0 < again < last < 6
+    assert out.endswith(f"\nchecksum: {hashlib.sha256(content).hexdigest()}\n")
+    assert (target / "file").read_bytes() == content
+    assert os.listdir(target) == ["file"]
+
+
+async def test_the_server_of_a_transfer_is_killed_and_comes_back(folders):
+    here, there = folders
+    content = os.urandom(4 * MIB)
+    (here / "file").write_bytes(content)
+    with contextlib.ExitStack() as servers:
+        server, url = servers.enter_context(serving_files(there))
+
+        def kill_and_restart():
+            server.kill()
+            server.wait(timeout=TIMEOUT)
+            servers.enter_context(serving_files(there, url.rpartition(":")[2]))
+
+        async with bad_network(url, [MIB], kill_and_restart) as bad_url:
+            code, out, err = await run_beside(*TRANSFER, "upload", bad_url, str(here / "file"))
+    assert (code, err) == (0, "")
+    assert first_offsets(out)[-1] > 0
+    assert (there / "file").read_bytes() == content
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1])
+def test_files_of_other_sizes(folders, size):
+    here, there = folders
+    (here / "file").write_bytes(content := os.urandom(size))
+    with serving_files(there) as (server, url):
+        for _ in range(2):  # what is there already is compared
+            result = run(*TRANSFER, "upload", url, str(here / "file"))
+            assert (result.returncode, result.stderr) == (0, "")
+        assert (there / "file").read_bytes() == content
+        (here / "file").unlink()
+        for _ in range(2):
+            result = run(*TRANSFER, "download", url, "file", str(here))
+            assert (result.returncode, result.stderr) == (0, "")
+        assert (here / "file").read_bytes() == content
+        code, out, err = end(server, signal.SIGTERM)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"peak memory of the server: \d+ MiB\n", out)
+    assert os.listdir(here) == os.listdir(there) == ["file"]
+
+
+@pytest.mark.parametrize("direction", ["upload", "download"])
+@pytest.mark.parametrize("other", [b"", b"other", b"much longer than this"])
+def test_a_file_is_never_overwritten(folders, direction, other):
+    here, there = folders
+    (here / "file").write_bytes(b"here" if direction == "upload" else other)
+    (there / "file").write_bytes(b"here" if direction == "download" else other)
+    with serving_files(there) as (_, url):
+        args = [str(here / "file")] if direction == "upload" else ["file", str(here)]
+        result = run(*TRANSFER, direction, url, *args)
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: .*there is a.* file 'file' already\n", result.stderr)
+    assert ((there if direction == "upload" else here) / "file").read_bytes() == other
+
+
+@pytest.mark.parametrize("direction", ["upload", "download"])
+@pytest.mark.parametrize("part", [b"XXXX", b"XXXX and more than there is"])
+def test_a_part_of_something_else_is_found_by_its_checksum(folders, direction, part):
+    here, there = folders
+    source, target = (here, there) if direction == "upload" else (there, here)
+    (source / "file").write_bytes(b"something")
+    (target / "file.part").write_bytes(part)
+    with serving_files(there) as (_, url):
+        args = [url, str(here / "file")] if direction == "upload" else [url, "file", str(here)]
+        result = run(*TRANSFER, direction, *args)
+        assert result.returncode == 1
+        assert re.fullmatch("error: .*file has arrived damaged, or has changed meanwhile\n", result.stderr)
+        assert os.listdir(target) == []
+        assert run(*TRANSFER, direction, *args).returncode == 0
+    assert (target / "file").read_bytes() == b"something"
+
+
+NO_NAMES = ["", ".", "..", "/etc/passwd", "../file", "a/b", "/", "a\\b", "C:file", ".hidden", "a.part", "a\0b", "a\n"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_what_is_no_plain_name_of_a_file(tmp_path, name):
+    with pytest.raises(ValueError, match="not the plain name of a file"):
+        place(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["a", "report (1).pdf", "x.tar.gz", "\u00e4\u00f6\u00fc", "a..b", "-", "part"])
+def test_plain_names_of_files(tmp_path, name):
+    assert place(tmp_path, name) == tmp_path / name
+
+
+async def test_no_method_of_the_file_server_leaves_its_folder(tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder := tmp_path / "folder").mkdir()
+
+    async def chunks():
+        yield b"x"
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(trpc.serve_tcp, Files(folder), 0)
+        async with trpc.connect(server.url) as client:
+            files = client.proxy(Files)
+            for name in "../secret", str(tmp_path / "secret"), "..", "sub/../../secret":
+                calls = files.received(name), files.size(name), files.checksum(name), files.finish(name, "")
+                for call in *calls, files.upload(name, 0, chunks()):
+                    with pytest.raises(ValueError, match="not the plain name of a file"):
+                        await call
+                with pytest.raises(ValueError, match="not the plain name of a file"):
+                    async with files.download(name, 0) as items:
+                        await items.receive()
+            with pytest.raises(FileNotFoundError):
+                await files.size("nothing")
+            with pytest.raises(trpc.InvalidArguments):
+                async with files.download("nothing", -1) as items:
+                    await items.receive()
+        nursery.cancel_scope.cancel()
+    assert sorted(os.listdir(tmp_path)) == ["folder", "secret"]
+    assert os.listdir(folder) == []
+
+
+async def test_a_later_upload_takes_over(tmp_path):
+    begun = trio.Event()
+
+    async def first():
+        yield b"first"
+        begun.set()
+        await trio.sleep_forever()
+
+    async def rest(text):
+        yield text
+
+    async def lose(files):
+        with pytest.raises(InterruptedError):
+            await files.upload("file", 0, first())
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(trpc.serve_tcp, Files(tmp_path), 0)
+        async with trpc.connect(server.url) as one, trpc.connect(server.url) as other:
+            files = other.proxy(Files)
+            async with trio.open_nursery() as uploads:
+                uploads.start_soon(lose, one.proxy(Files))
+                await begun.wait()
+                while not (tmp_path / "file.part").exists():
+                    await trio.lowlevel.checkpoint()
+                offset = await files.received("file")
+            with pytest.raises(ValueError, match=f"goes on at {offset}, not at 3"):
+                await files.upload("file", 3, rest(b""))
+            await files.upload("file", offset, rest(b"first and last"[offset:]))
+            await files.finish("file", hashlib.sha256(b"first and last").hexdigest())
+            with pytest.raises(FileExistsError):
+                await files.upload("file", 0, rest(b"another"))
+        nursery.cancel_scope.cancel()
+    assert (tmp_path / "file").read_bytes() == b"first and last"
+
+
+def test_nobody_serves_files(url_of_nobody, tmp_path):
+    result = run(*TRANSFER, "download", url_of_nobody, "file", str(tmp_path))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(r"error: nothing listens at .*\n", result.stderr)
+
+
+# --- progress ---
+
+PROGRESS = "-m", "examples.progress"
+
+PRIMES = """\
+22044 primes below 250000
+41538 primes below 500000
+60238 primes below 750000
+78498 primes below 1000000
+"""
+
+
+@pytest.mark.parametrize("way", [["-m", "examples.progress"], ["examples/progress.py"]])
+def test_progress(way):
+    result = run(*way)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = re.fullmatch(
+        f"""\
+--- as a stream
+{PRIMES}\
+--- by calls back
+{PRIMES}\
+result: 78498
+--- leaving early
+22044 primes below 250000
+server: the job was cancelled
+--- a deadline: here, on the server, and back here
+22044 primes below 250000
+the call back has (.*) s left
+the call back was cancelled
+server: the job was cancelled
+TooSlowError after 1 s
+""",
+        result.stdout,
+    )
+    assert 0 < float(found[1]) <= 1
+
+
+@contextlib.contextmanager
+def serving_jobs():
+    with started(*PROGRESS, "serve") as server:
+        yield server, server.stdout.readline().strip()
+        assert end(server, signal.SIGTERM) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", ["stream", "watch"])
+def test_progress_by_hand(command):
+    with serving_jobs() as (_, url):
+        result = run(*PROGRESS, command, url, "1000000")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == PRIMES + ("result: 78498\n" if command == "watch" else "")
+        result = run(*PROGRESS, command, url, "0")
+        assert (result.returncode, result.stdout) == (0, "" if command == "stream" else "result: 0\n")
+        for limit, what in ("-1", ">= 0"), ("1e9", "literal"), ("99999999999", "<="):
+            result = run(*PROGRESS, command, url, limit)
+            assert (result.returncode, result.stdout) == (1, "")
+            assert result.stderr.startswith("error: ")
+            assert what in result.stderr
+
+
+@pytest.mark.parametrize("command", ["stream", "watch"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_progress_is_cancelled(command, number):
+    with serving_jobs() as (server, url), started(*PROGRESS, command, url, str(10**9)) as client:
+        assert client.stdout.readline() == "22044 primes below 250000\n"
+        code, _, err = end(client, number)
+        assert (code, err) == (130 if number == signal.SIGINT else -signal.SIGKILL, "")
+        assert server.stdout.readline() == "server: the job was cancelled\n"
+
+
+@pytest.mark.parametrize("command", ["stream", "watch"])
+def test_the_server_ends_before_the_job(command):
+    with (
+        started(*PROGRESS, "serve") as server,
+        started(*PROGRESS, command, server.stdout.readline().strip(), str(10**9)) as client,
+    ):
+        assert client.stdout.readline() == "22044 primes below 250000\n"
+        assert end(server, signal.SIGTERM) == (0, "server: the job was cancelled\n", "")
+        _, err = client.communicate(timeout=TIMEOUT)
+    assert client.returncode == 1
+    assert re.fullmatch("error: connection .* lost: .*\n", err)
+
+
+# --- chat ---
+
+CHAT = "-m", "examples.chat"
+
+
+@pytest.mark.parametrize("way", [["-m", "examples.chat"], ["examples/chat.py"]])
+def test_chat(way):
+    result = run(*way)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (
+        result.stdout
+        == """\
+ada hears  * bob has come
+bob hears  ada: hello bob
+ada hears  bob: hello ada
+--- eve is a process, and is killed
+ada hears  eve: hello all
+bob hears  eve: hello all
+ada hears  * eve has left
+bob hears  * eve has left
+--- dan does not read
+ada hears  * dan has come
+bob hears  ada: line 100
+bob hears  * dan has left
+dan is told: dan is 100 messages behind
+"""
+    )
+
+
+@contextlib.contextmanager
+def room():
+    with started(*CHAT, "serve") as server:
+        yield server, server.stdout.readline().strip()
+        assert end(server, signal.SIGINT) == (130, "", "")
+
+
+@contextlib.contextmanager
+def person(url, name, *here):
+    """Somebody who has come, where the others are ``here``."""
+    with started(*CHAT, url, name, stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == f"* here are: {', '.join(here) or 'nobody'}\n"
+        yield process
+
+
+def test_somebody_is_killed_in_the_middle_of_a_chat():
+    with room() as (_, url), person(url, "ada") as ada, person(url, "bob", "ada") as bob:
+        assert ada.stdout.readline() == "* bob has come\n"
+        with person(url, "eve", "ada", "bob") as eve:
+            type_line(eve, "hello")
+            for process in ada, bob:
+                assert process.stdout.readline() == "* eve has come\n"
+                assert process.stdout.readline() == "eve: hello\n"
+            type_line(bob, "hello eve")
+            assert ada.stdout.readline() == eve.stdout.readline() == "bob: hello eve\n"
+            assert end(eve, signal.SIGKILL) == (-signal.SIGKILL, "", "")
+        for process in ada, bob:
+            assert process.stdout.readline() == "* eve has left\n"
+        type_line(ada, "where is she?")
+        assert bob.stdout.readline() == "ada: where is she?\n"
+        # The name is free again.
+        with person(url, "eve", "ada", "bob"):
+            assert ada.stdout.readline() == "* eve has come\n"
+
+
+def test_ways_to_leave_a_chat():
+    with room() as (_, url), person(url, "ada") as ada:
+        with person(url, "bob", "ada") as bob:
+            out, err = bob.communicate("bye\n", timeout=TIMEOUT)  # and Ctrl-D
+            assert (bob.returncode, out, err) == (0, "", "")
+        with person(url, "eve", "ada") as eve:
+            assert end(eve, signal.SIGINT) == (130, "", "")
+        lines = [ada.stdout.readline() for _ in range(5)]
+    assert lines == ["* bob has come\n", "bob: bye\n", "* bob has left\n", "* eve has come\n", "* eve has left\n"]
+
+
+def test_nobody_writes_to_the_terminals_of_others():
+    with room() as (_, url), person(url, "ada") as ada, person(url, "bob", "ada") as bob:
+        assert ada.stdout.readline() == "* bob has come\n"
+        type_line(bob, "\x1b[2J\rada: I agree\x07" + "x" * 2000)
+        line = ada.stdout.readline()
+    assert line.startswith("bob: ?[2J?ada: I agree?xxx")
+    assert 1000 < len(line) < 1010
+
+
+@pytest.mark.parametrize(
+    "name, error",
+    [
+        ("ada", "ada is in the room already"),
+        ("", "Room.join: argument 'name': .*"),
+        ("a b", "Room.join: argument 'name': .*"),
+        ("x" * 21, "Room.join: argument 'name': .*"),
+    ],
+)
+def test_names_that_a_room_does_not_take(name, error):
+    with room() as (_, url), person(url, "ada"), started(*CHAT, url, name, stdin=subprocess.PIPE) as other:
+        assert other.wait(timeout=TIMEOUT) == 1
+        assert re.fullmatch(f"error: {error}\n", other.stderr.read())
+
+
+def test_the_room_is_closed():
+    with started(*CHAT, "serve") as server, person(server.stdout.readline().strip(), "ada") as ada:
+        assert end(server, signal.SIGINT) == (130, "", "")
+        assert ada.wait(timeout=TIMEOUT) == 1
+        assert re.fullmatch(r"error: connection .* lost: .*\n", ada.stderr.read())

@@ -1,7 +1,5 @@
 """The object that users call with: its options and what it shows."""
 
-import math
-
 import pytest
 from support import connected
 
@@ -29,10 +27,3 @@ async def test_a_proxy_is_made_of_a_class_or_a_name(interface):
         with pytest.raises(TypeError, match="a proxy is made from a class or a service's name"):
             client.proxy(interface)
         assert await client.proxy("Echo").echo("x") == "x"
-
-
-@pytest.mark.parametrize("grace", [-1, -0.001, math.nan])
-@pytest.mark.parametrize("connect", [trpc.connect, trpc.connect_stream])
-def test_a_grace_that_is_no_time_is_refused(connect, grace):
-    with pytest.raises(ValueError, match="cancel_grace is a number of seconds, not"):
-        connect("tcp://127.0.0.1:1", cancel_grace=grace)

@@ -6,9 +6,7 @@ import trio.testing
 from support import connected, settle
 
 import trpc
-from trpc import _codec
 
-LARGE = _codec.LARGE
 
 
 class Service:
@@ -54,21 +52,6 @@ async def test_a_one_way_call_runs_to_its_end_and_there_is_no_reply(waits):
         await settle()
         assert sorted(service.notes) == [1, 2]
         assert server.calls == ()
-
-
-@both
-@pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, LARGE + 1, 10 * LARGE])
-async def test_results_of_any_size(waits, size):
-    async with connected(Service()) as (client, _):
-        assert await client.proxy(Service).repeat(b"x", size, waits) == b"x" * size
-
-
-@both
-async def test_a_large_result_that_the_caller_does_not_accept(waits):
-    async with connected(Service(), limits=trpc.Limits(max_message_size=3 * LARGE)) as (client, _):
-        with pytest.raises(trpc.MessageTooLarge, match="the reply has"):
-            await client.proxy(Service).repeat(b"x", 4 * LARGE, waits)
-        assert await client.proxy(Service).repeat(b"x", 2 * LARGE, waits) == b"x" * 2 * LARGE
 
 
 @both

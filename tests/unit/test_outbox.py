@@ -1,7 +1,6 @@
-"""The outbox: what is written, in which order, and how far a frame has come whatever happens to the stream."""
+"""The outbox: in which way a frame leaves, what can be taken back, and how far a frame has come whatever happens."""
 
 import collections
-import contextlib
 import itertools
 import math
 
@@ -10,156 +9,13 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
+from unit.boxes import ALL, NOTHING, running, settle, states
 
-from trpc._outbox import Outbox
-from trpc._outgoing import Outgoing, State
-from trpc._transport import StreamTransport
-from trpc._workers import Workers
+from trpc import _outbox
+from trpc._frames import CONTINUED, HEADER_SIZE, MORE, encode_frame, frame_of
+from trpc._outgoing import FRAGMENT, Batch, Outgoing, State
 
-# What a transport takes at once: a stream nothing, a socket all, or part of it.
-NOTHING, ALL = 0, math.inf
-
-
-class FakeTransport:
-    """A transport that takes so many bytes at once, and whose writes wait for the test.
-
-    Each waits for ``finish()``, unless it is ``open``.
-    """
-
-    address = "fake"
-
-    def __init__(self, *, takes=NOTHING, is_open=False):
-        self.takes = takes
-        self.open = is_open
-        self.sent: list[bytes] = []
-        self.interrupted: list[bytes] = []
-        self.writing: bytes | None = None
-        self.error: Exception | None = None
-        self._outcome: Exception | None = None
-        self._parked = trio.lowlevel.ParkingLot()
-
-    def send_nowait(self, chunks):
-        data = self._join(chunks)
-        if self.error is not None:
-            raise self.error
-        taken = min(self.takes, len(data))
-        self.takes -= taken
-        if taken:
-            self.sent.append(data[:taken])
-        return taken
-
-    async def send(self, chunks):
-        self.writing = data = self._join(chunks)
-        try:
-            if self.open:
-                await trio.lowlevel.checkpoint()
-            else:
-                await self._parked.park()
-        except BaseException:
-            self.interrupted.append(data)
-            raise
-        finally:
-            self.writing = None
-        if self._outcome is not None:
-            raise self._outcome
-        self.sent.append(data)
-
-    def _join(self, chunks):
-        assert self.writing is None, "two writes at once"
-        data = b"".join(chunks)
-        assert data, "an empty write"
-        return data
-
-    def finish(self):
-        """The write that waits is done."""
-        assert self.writing is not None
-        self._parked.unpark()
-
-    def fail(self, exc):
-        """The write that waits fails."""
-        self._outcome = exc
-        self.finish()
-
-
-class FakeWorkers:
-    """Starts a task for each job."""
-
-    def __init__(self, nursery):
-        self.nursery = nursery
-        self.jobs = 0
-
-    def run(self, job):
-        self.jobs += 1
-        self.nursery.start_soon(job, None)
-
-
-class Box:
-    """An outbox that is not held any more, its transport and its workers."""
-
-    def __init__(self, nursery, *, max_unsent=1000, held=False, **transport):
-        self.transport = FakeTransport(**transport)
-        self.workers = FakeWorkers(nursery)
-        self.errors: list[Exception] = []
-        self.outbox = Outbox(self.transport, max_unsent=max_unsent, workers=self.workers, on_error=self.errors.append)
-        self.put = self.outbox.put
-        self.answer = self.outbox.answer
-        if not held:
-            self.outbox.flush()
-
-    async def writing(self, data, **options):
-        """Puts a frame and waits until it is being written."""
-        frame = self.put(data, **options)
-        await settle()
-        assert frame.state is State.WRITING
-        return frame
-
-    @property
-    def nothing_is_counted(self):
-        return (self.outbox.unsent, self.outbox.unsent_answers) == (0, 0)
-
-    async def end(self):
-        """Has everything written."""
-        self.transport.open = True
-        if self.transport.writing is not None:
-            self.transport.finish()
-        self.outbox.close(within=math.inf)
-        await self.outbox.finish()
-        assert self.nothing_is_counted
-
-
-@pytest.fixture
-async def new_box(nursery):
-    """Makes boxes. No cancel reaches a writer, so they are ended here, else a failing test would hang."""
-    boxes = []
-
-    def make(**options):
-        boxes.append(Box(nursery, **options))
-        return boxes[-1]
-
-    yield make
-    for box in boxes:
-        box.outbox.close(within=0)
-
-
-@contextlib.asynccontextmanager
-async def running(**options):
-    """A box with a nursery of its own; a failing test ends it too."""
-    async with trio.open_nursery() as nursery:
-        box = Box(nursery, **options)
-        try:
-            yield box
-        except BaseException:
-            box.outbox.close(within=0)
-            raise
-
-
-async def settle():
-    await trio.testing.wait_all_tasks_blocked()
-
-
-def states(frames):
-    return [frame.state for frame in frames]
-
+HEADER = HEADER_SIZE + 4
 
 # --- writing at once ---
 
@@ -424,150 +280,6 @@ async def test_a_control_frame_alone_is_held_as_well(new_box):
     await box.end()
 
 
-# --- by a writer ---
-
-
-async def test_a_frame_is_written(new_box):
-    box = new_box()
-    frame = box.put(b"abc")
-    assert frame.state is State.QUEUED
-    assert box.outbox.unsent == 3
-    await settle()
-    assert frame.state is State.WRITING
-    assert box.transport.writing == b"abc"
-    assert box.outbox.unsent == 3
-    box.transport.finish()
-    await settle()
-    assert frame.state is State.WRITTEN
-    assert box.transport.sent == [b"abc"]
-    assert box.outbox.unsent == 0
-    assert frame.data == b"", "what is written is not kept"
-    await box.end()
-
-
-async def test_frames_that_wait_share_a_write_in_their_order(new_box):
-    box = new_box()
-    await box.writing(b"first")
-    frames = [box.put(bytes([i])) for i in range(100)]
-    box.transport.finish()
-    await settle()
-    assert box.transport.writing == bytes(range(100))
-    assert {frame.state for frame in frames} == {State.WRITING}
-    box.transport.finish()
-    await settle()
-    assert {frame.state for frame in frames} == {State.WRITTEN}
-    await box.end()
-
-
-async def test_control_frames_go_first(new_box):
-    box = new_box()
-    await box.writing(b"first")
-    for data, control in [(b"a", False), (b"X", True), (b"b", False), (b"Y", True)]:
-        box.put(data, control=control)
-    box.transport.finish()
-    await settle()
-    assert box.transport.writing == b"XYab"
-    await box.end()
-
-
-async def test_a_control_frame_overtakes_large_frames_that_wait(new_box):
-    box = new_box()
-    large = [bytes([i]) * 64 * 1024 for i in range(3)]
-    for data in large:
-        box.put(data)
-    await settle()
-    box.put(b"!", control=True)
-    await box.end()
-    assert box.transport.sent == [large[0], b"!" + large[1], large[2]]
-
-
-async def test_a_write_is_not_made_larger_than_it_has_to_be(new_box):
-    box = new_box()
-    await box.writing(b"first")
-    for _ in range(10):
-        box.put(bytes(30_000))
-    box.transport.open = True
-    box.transport.finish()
-    await settle()
-    # A batch takes frames until it has 64 KiB, so the last one may exceed it by a frame.
-    assert [len(data) for data in box.transport.sent] == [5, 90_000, 90_000, 90_000, 30_000]
-    await box.end()
-
-
-@pytest.mark.parametrize("takes", [NOTHING, 1, 500_000, ALL])
-@pytest.mark.parametrize("data", [bytes(1_000_000), (b"head", bytes(499_996), bytes(500_000))])
-async def test_a_frame_larger_than_a_batch_is_written_whole(new_box, takes, data):
-    box = new_box(takes=takes, is_open=True)
-    frame = box.put(data)
-    await settle()
-    assert frame.state is State.WRITTEN
-    assert b"".join(box.transport.sent) == (b"" if type(data) is bytes else b"head") + bytes(
-        1_000_000 if type(data) is bytes else 999_996
-    )
-    assert box.nothing_is_counted
-    await box.end()
-
-
-async def test_the_writer_ends_and_another_one_is_run(new_box):
-    box = new_box(is_open=True)
-    for i in range(3):
-        box.put(b"%d" % i)
-        await settle()
-    assert box.transport.sent == [b"0", b"1", b"2"]
-    assert box.workers.jobs == 3
-    await box.end()
-
-
-async def test_one_writer_is_enough(new_box):
-    box = new_box()
-    for i in range(10):
-        box.put(b"%d" % i)
-    await settle()
-    for i in range(10):
-        box.put(b"%d" % i)
-    box.outbox.flush()
-    box.transport.finish()
-    await settle()
-    assert box.workers.jobs == 1
-    assert box.transport.writing == b"0123456789"
-    await box.end()
-
-
-async def test_frames_in_pieces_are_written_with_others(new_box):
-    box = new_box()
-    await box.writing(b"first")
-    box.put((b"a", b"b"))
-    box.answer((b"c", b"", b"d"))
-    box.put(b"e")
-    assert (box.outbox.unsent, box.outbox.unsent_answers) == (10, 2)
-    box.transport.finish()
-    await settle()
-    assert box.transport.writing == b"abcde"
-    await box.end()
-
-
-@pytest.mark.parametrize("workers", ["real", "fake"])
-async def test_over_a_stream(nursery, workers):
-    ours, theirs = trio.testing.memory_stream_pair()
-    if workers == "real":
-        real = Workers()
-        real.nursery = nursery
-    outbox = Outbox(
-        StreamTransport(ours, "memory"),
-        max_unsent=10,
-        workers=real if workers == "real" else FakeWorkers(nursery),
-        on_error=pytest.fail,
-    )
-    outbox.flush()
-    outbox.put(b"abc")
-    outbox.put((b"d", b"e"))
-    assert await theirs.receive_some() == b"abcde"
-    outbox.put(b"f")
-    assert await theirs.receive_some() == b"f"
-    outbox.close(within=1)
-    await outbox.finish()
-
-
 # --- taking back ---
 
 
@@ -633,7 +345,7 @@ async def test_what_was_taken_back_takes_no_memory(new_box, kept):
         if i == 500:
             rest.append(box.put(b"in the middle"))
         assert box.outbox.discard(frame)
-        assert len(box.outbox._frames) <= 2 * len(rest) + 102
+        assert len(box.outbox._queue.frames) <= 2 * len(rest) + 102
         assert box.outbox.unsent == sum(item.size for item in rest)
     box.outbox.flush()
     assert box.transport.sent == [b"".join(b"%04d" % i for i in range(kept)) + b"in the middle"]
@@ -652,6 +364,333 @@ async def test_what_was_taken_back_before_is_not_counted_when_the_queue_is_writt
         assert kept.state is State.WRITTEN
         # Else the queue would be gone through again and again, as if it were full of them.
         assert box.outbox._empty == 0
+    await box.end()
+
+
+# --- fragments ---
+
+
+def large(call_id=1, parts=3, extra=0):
+    """A frame whose body is so many fragments, and some bytes."""
+    return encode_frame(0x20, call_id, bytes([call_id]) * (parts * FRAGMENT + extra))
+
+
+def shapes(frames):
+    return [(frame.id, len(frame.body), frame.flags) for frame in frames]
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_large_frame_is_cut_if_the_peer_takes_it_and_whoever_puts_it_in_allows_it(new_box, cuts, cut):
+    box = new_box(takes=ALL, cuts=cuts)
+    frame = box.put(large(), cut=cut)
+    assert frame.state is State.WRITTEN
+    assert frame.data == b""
+    if cuts and cut:
+        assert shapes(box.frames) == [
+            (1, FRAGMENT, MORE),
+            (1, FRAGMENT, MORE | CONTINUED),
+            (1, FRAGMENT, CONTINUED),
+        ]
+    else:
+        assert shapes(box.frames) == [(1, 3 * FRAGMENT, 0)]
+    assert box.nothing_is_counted
+    await box.end()
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("less", [0, 1])
+async def test_a_frame_is_large_if_it_is_larger_than_a_fragment(new_box, less, pieces):
+    box = new_box(takes=ALL, cuts=True)
+    data = encode_frame(0x20, 1, bytes(FRAGMENT - HEADER + 1 - less))
+    box.put(data if pieces == 1 else (data[:20], data[20:]))
+    # A frame of one byte more than a fragment may still be one, as that counts the body.
+    assert shapes(box.frames) == [(1, FRAGMENT - HEADER + 1 - less, 0)]
+    await box.end()
+
+
+@pytest.mark.parametrize("takes", [NOTHING, 1, HEADER, FRAGMENT, FRAGMENT + HEADER, 2 * FRAGMENT, ALL])
+@pytest.mark.parametrize("how", ["put", "answer"])
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_large_frame_leaves_whole_however_much_is_taken_at_once(new_box, how, takes, alone, held):
+    box = new_box(takes=takes, cuts=True, is_open=True)
+    box.outbox.held = held
+    data = large(extra=7)
+    getattr(box, how)(frame_of(0x20, 1, data[HEADER:]), alone=alone)
+    done = {ALL: 3, FRAGMENT + HEADER: 1, 2 * FRAGMENT: 1}.get(takes, 0) if alone and not held else 0
+    assert box.outbox.unsent == (0 if done == 3 else len(data) - done * FRAGMENT)
+    if held:
+        assert box.transport.sent == []
+        box.outbox.flush()
+    await settle()
+    assert b"".join(frame.body for frame in box.frames) == data[HEADER:]
+    assert box.nothing_is_counted
+    await box.end()
+
+
+async def test_what_is_counted_gets_less_with_each_fragment(new_box):
+    box = new_box(cuts=True)
+    answered = encode_frame(0x20, 2, bytes(FRAGMENT + 5))
+    frame = box.put(large(extra=5))
+    box.answer((answered[:HEADER], answered[HEADER:]))
+    counts = []
+    await settle()
+    while box.transport.writing is not None:
+        box.transport.finish()
+        await settle()
+        counts.append((box.outbox.unsent, box.outbox.unsent_answers))
+    rest = HEADER + 5
+    # The first write has a fragment of each. Headers of more fragments are nobody's: they were not put in.
+    assert counts == [
+        (2 * FRAGMENT + 2 * rest, rest),
+        (FRAGMENT + 2 * rest, rest),
+        # The small rest of the answer, and a fragment.
+        (rest, 0),
+        (0, 0),
+    ]
+    assert frame.state is State.WRITTEN
+    await box.end()
+
+
+@pytest.mark.parametrize("how", ["put", "answer"])
+async def test_small_and_control_frames_go_between_fragments(new_box, how):
+    box = new_box(cuts=True)
+    large_one = large(1)
+    getattr(box, how)(frame_of(0x20, 1, large_one[HEADER:]))
+    await settle()
+    box.put(encode_frame(1, 2, b"small"))
+    box.answer(encode_frame(1, 3, b"answer"))
+    box.put(encode_frame(1, 4, b"control"), control=True)
+    await box.end()
+    assert [frame.id for frame in box.frames] == [1, 4, 2, 3, 1, 1]
+    assert b"".join(bytes(frame.body) for frame in box.frames if frame.id == 1) == large_one[HEADER:]
+
+
+async def test_large_frames_take_turns(new_box):
+    box = new_box(cuts=True)
+    for call_id in (1, 2, 3):
+        box.put(large(call_id, parts=4))
+    await box.end()
+    ids = [frame.id for frame in box.frames]
+    assert ids.count(1) == ids.count(2) == ids.count(3) == 4
+    # None gets far ahead of another one.
+    for end in range(len(ids)):
+        counts = [ids[:end].count(call_id) for call_id in (1, 2, 3)]
+        assert max(counts) - min(counts) <= 2
+
+
+async def test_bulk_goes_last_in_its_order(new_box):
+    box = new_box(takes=ALL)
+    for data in (b"a", b"b"):
+        box.put(data, bulk=True, alone=False)
+    box.answer(b"c", bulk=True, alone=False)
+    box.put(b"small", alone=False)
+    box.answer(b"answer", alone=False)
+    box.put(b"!", control=True, alone=False)
+    assert (box.outbox.unsent, box.outbox.unsent_answers) == (15, 7)
+    await settle()
+    assert box.transport.sent == [b"!smallanswerabc"]
+    assert box.nothing_is_counted
+    await box.end()
+
+
+async def test_bulk_may_leave_at_once(new_box):
+    box = new_box(takes=ALL)
+    assert box.put(b"a", bulk=True).state is State.WRITTEN
+    box.answer(b"b", bulk=True)
+    assert box.transport.sent == [b"a", b"b"]
+    # But not in front of another one.
+    box.put(b"c", bulk=True, alone=False)
+    box.answer(b"d")
+    box.put(b"e", bulk=True)
+    await settle()
+    assert box.transport.sent[2:] == [b"dce"]
+    await box.end()
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+async def test_a_large_answer_is_bulk_though_it_says_nothing(new_box, cuts):
+    box = new_box(cuts=cuts)
+    await box.writing(encode_frame(1, 9))
+    answer = large(1)
+    box.answer((answer[:HEADER], answer[HEADER:]))
+    box.answer(encode_frame(1, 2))
+    await box.end()
+    assert [frame.id for frame in box.frames] == [9, 2, *[1] * (3 if cuts else 1)]
+
+
+async def test_a_held_bulk_answer(new_box):
+    box = new_box(takes=ALL)
+    box.outbox.held = True
+    box.answer(b"items", bulk=True)
+    box.answer(b"answer")
+    assert box.transport.sent == []
+    box.outbox.flush()
+    assert box.transport.sent == [b"answeritems"]
+    await box.end()
+
+
+# Taken back at each point: queued, then with so many fragments on their way.
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_a_large_frame_that_has_not_begun_is_taken_back(new_box, bulk):
+    box = new_box(cuts=True)
+    await box.writing(encode_frame(1, 9))
+    frame, behind = box.put(large(1), bulk=bulk), box.put(large(2), bulk=bulk)
+    assert box.outbox.discard(frame)
+    assert box.outbox.discard(frame)
+    assert frame.state is State.UNSENT
+    assert box.outbox.unsent == HEADER + behind.size
+    await box.end()
+    assert {frame.id for frame in box.frames} == {9, 2}
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("done", [0, 1, 2])
+async def test_a_large_frame_is_taken_back_in_the_middle(new_box, done, answered):
+    """With so many fragments written, and the next one being written."""
+    box = new_box(cuts=True)
+    frame = Outgoing()
+    frame.is_answer = answered
+    box.put(large(1), frame)
+    await settle()
+    for _ in range(done):
+        box.transport.finish()
+        await settle()
+    other = box.put(large(2, parts=2))
+    is_last = done == 2
+    assert frame.state is State.WRITING
+    # Some of it has left, so that nobody may say that it was not executed.
+    for _ in range(2):
+        assert not box.outbox.discard(frame)
+    if is_last:
+        assert frame.state is State.WRITING
+    else:
+        assert frame.state is State.BROKEN
+        assert frame.data == b"", "it is not kept"
+        assert box.outbox.unsent == other.size
+        assert box.outbox.unsent_answers == 0
+    await box.end()
+    assert [(f.id, f.flags) for f in box.frames] == [
+        *[(1, MORE), (1, MORE | CONTINUED), (1, CONTINUED)][: done + 1],
+        (2, MORE),
+        (2, CONTINUED),
+    ]
+    assert frame.state is (State.WRITTEN if is_last else State.BROKEN)
+
+
+async def test_a_large_frame_is_taken_back_between_two_fragments(new_box):
+    box = new_box(cuts=True)
+    frame = box.put(large(1))
+    behind = box.put(encode_frame(1, 2))
+    await settle()
+    box.transport.finish()
+    await settle()
+    # The small one is being written, alone or with the second fragment.
+    assert not box.outbox.discard(frame)
+    await box.end()
+    assert behind.state is State.WRITTEN
+    assert [f.id for f in box.frames] in ([1, 2], [1, 2, 1])
+    assert box.frames[-1].flags & MORE or box.frames[-1].id == 2
+
+
+@pytest.mark.parametrize("wait", ["wait_for_room", "wait_until_answered"])
+async def test_there_is_room_when_a_large_frame_is_taken_back_in_the_middle(new_box, nursery, wait):
+    box = new_box(cuts=True, max_unsent=1000)
+    frame = Outgoing()
+    frame.is_answer = True
+    box.put(large(), frame)
+    await settle()
+    ended = await waiting(box, nursery, 2, wait)
+    assert ended == []
+    box.outbox.discard(frame)
+    await settle()
+    assert ended == [False] * 2
+    await box.end()
+
+
+@pytest.mark.parametrize("done", [0, 1])
+async def test_a_large_frame_is_broken_in_the_middle(new_box, done):
+    box = new_box(cuts=True)
+    begun, queued = box.put(large(1)), box.put(large(2))
+    await settle()
+    for _ in range(done):
+        box.transport.finish()
+        await settle()
+    box.transport.fail(trio.BrokenResourceError())
+    await settle()
+    assert states([begun, queued]) == [State.BROKEN, State.BROKEN if done else State.UNSENT]
+    assert not box.outbox.discard(begun)
+    assert box.nothing_is_counted
+
+
+@pytest.mark.parametrize("takes", [FRAGMENT + HEADER, FRAGMENT + HEADER + 1])
+async def test_a_large_frame_whose_second_fragment_fails_at_once(new_box, takes):
+    box = new_box(takes=takes, cuts=True)
+    frame = box.put(large())
+    assert frame.state is State.WRITING
+    box.transport.error = error = trio.BrokenResourceError()
+    if box.transport.writing is not None:
+        box.transport.fail(error)
+    await settle()
+    if box.transport.writing is not None:
+        box.transport.fail(error)
+        await settle()
+    assert frame.state is State.BROKEN
+    assert box.errors == [error]
+    assert box.nothing_is_counted
+
+
+async def test_waiting_until_a_large_frame_is_written(new_box):
+    box = new_box(cuts=True)
+    frame = box.put(large())
+    results = []
+
+    async def waits():
+        results.append(await box.outbox.wait_written(frame))
+
+    async with trio.open_nursery() as inner:
+        inner.start_soon(waits)
+        await settle()
+        for _ in range(3):
+            assert results == []
+            box.transport.finish()
+            await settle()
+    assert results == [True]
+    await box.end()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("takes_back", [False, True])
+async def test_a_cancelled_wait_for_a_large_frame(new_box, begun, takes_back):
+    box = new_box(cuts=True)
+    if not begun:
+        await box.writing(encode_frame(1, 9))
+    frame = box.put(large(1))
+    await settle()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await box.outbox.wait_written(frame, takes_back=takes_back)
+    assert scope.cancelled_caught
+    await box.end()
+    assert frame.state is (State.UNSENT if takes_back and not begun else State.WRITTEN)
+
+
+async def test_waiting_for_a_large_frame_that_is_taken_back_in_the_middle(new_box):
+    box = new_box(cuts=True)
+    frame = box.put(large())
+    results = []
+
+    async def waits():
+        results.append(await box.outbox.wait_written(frame))
+
+    async with trio.open_nursery() as inner:
+        inner.start_soon(waits)
+        await settle()
+        box.outbox.discard(frame)
+    assert results == [False]
     await box.end()
 
 
@@ -771,29 +810,6 @@ async def test_wait_written_ends_when_the_frame_is_taken_back(new_box):
 
 
 # --- room ---
-
-
-async def test_full_is_above_the_limit(new_box):
-    box = new_box(max_unsent=5)
-    await box.writing(b"12345")
-    assert not box.outbox.is_full
-    box.put(b"6")
-    assert box.outbox.is_full
-    assert not box.outbox.is_full_of_answers
-    await box.end()
-    assert not box.outbox.is_full
-
-
-async def test_full_of_answers_is_above_the_limit_in_answers_alone(new_box):
-    box = new_box(max_unsent=5)
-    await box.writing(b"123456")
-    box.answer(b"123")
-    box.answer((b"4", b"5"))
-    assert not box.outbox.is_full_of_answers
-    box.answer(b"6", control=True)
-    assert box.outbox.is_full_of_answers
-    await box.end()
-    assert not box.outbox.is_full_of_answers
 
 
 @pytest.mark.parametrize("wait", ["wait_for_room", "wait_until_answered"])
@@ -927,323 +943,6 @@ async def test_waiting_for_room_ends_with_the_connection(new_box, nursery, how, 
         await box.end()
 
 
-# --- the end ---
-
-
-async def test_close_writes_what_is_queued_and_takes_no_more(new_box, nursery):
-    box = new_box()
-    await box.writing(b"first")
-    queued = [box.put(b"a"), box.put(b"B", control=True)]
-    box.outbox.close(within=math.inf)
-    late = [box.put(b"late"), box.put((b"late",), control=True)]
-    assert states(late) == [State.UNSENT] * 2
-    assert all(box.outbox.discard(frame) for frame in late)
-    box.answer(b"late")
-    box.answer((b"late",), control=True)
-    box.outbox.flush()
-    assert box.outbox.unsent == len(b"firstaB")
-    box.transport.finish()
-    await settle()
-    assert box.transport.writing == b"Ba"
-    ended = trio.Event()
-
-    async def finishes():
-        await box.outbox.finish()
-        ended.set()
-
-    nursery.start_soon(finishes)
-    await settle()
-    assert not ended.is_set()
-    box.transport.finish()
-    await ended.wait()
-    assert states(queued) == [State.WRITTEN] * 2
-    assert box.errors == []
-    assert box.nothing_is_counted
-
-
-@pytest.mark.parametrize("takes", [NOTHING, 1, ALL])
-async def test_finish_writes_what_is_held(new_box, takes):
-    box = new_box(held=True, takes=takes, is_open=True)
-    frame = box.put(b"abc")
-    box.answer(b"def")
-    box.outbox.close(within=10)
-    await box.outbox.finish()
-    assert frame.state is State.WRITTEN
-    assert b"".join(box.transport.sent) == b"abcdef"
-    assert box.nothing_is_counted
-    assert box.workers.jobs == 0
-
-
-async def test_finish_of_an_idle_outbox(new_box):
-    box = new_box()
-    box.outbox.close(within=10)
-    await box.outbox.finish()
-    assert box.transport.sent == []
-    assert box.put(b"late").state is State.UNSENT
-
-
-async def test_finish_after_the_stream_broke(new_box):
-    box = new_box()
-    await box.writing(b"abc")
-    box.transport.fail(trio.BrokenResourceError())
-    await settle()
-    box.outbox.close(within=math.inf)
-    await box.outbox.finish()
-    assert box.nothing_is_counted
-
-
-@pytest.mark.parametrize("how", ["a writer is at work", "a writer will run", "held"])
-async def test_a_write_that_never_ends_is_cut_after_the_time_given(new_box, autojump_clock, how):
-    box = new_box(held=how == "held")
-    writing = box.put(b"half")
-    if how == "a writer is at work":
-        await settle()
-        queued = box.put(b"behind it")
-    start = trio.current_time()
-    box.outbox.close(within=3)
-    await box.outbox.finish()
-    assert trio.current_time() - start == pytest.approx(3)
-    assert box.transport.interrupted == [b"half"]
-    assert box.transport.sent == []
-    assert writing.state is State.BROKEN
-    assert not box.outbox.discard(writing)
-    if how == "a writer is at work":
-        assert queued.state is State.UNSENT
-        assert box.outbox.discard(queued)
-    assert box.nothing_is_counted
-    assert box.errors == [], "it is the owner who ended it"
-
-
-async def test_the_rest_of_a_frame_is_cut_after_the_time_given(new_box, autojump_clock):
-    box = new_box(takes=2)
-    frame = box.put(b"half")
-    box.outbox.close(within=3)
-    await box.outbox.finish()
-    assert box.transport.sent == [b"ha"]
-    assert box.transport.interrupted == [b"lf"]
-    assert frame.state is State.BROKEN
-    assert box.nothing_is_counted
-
-
-async def test_close_may_shorten_the_time_but_not_extend_it(new_box, autojump_clock):
-    box = new_box()
-    await box.writing(b"half")
-    start = trio.current_time()
-    box.outbox.close(within=10)
-    box.outbox.close(within=2)
-    box.outbox.close(within=60)
-    await box.outbox.finish()
-    assert trio.current_time() - start == pytest.approx(2)
-
-
-async def test_all_writes_of_a_close_share_its_time(new_box, nursery, autojump_clock):
-    box = new_box()
-    await box.writing(b"first")
-    queued = box.put(b"second")
-    start = trio.current_time()
-    box.outbox.close(within=5)
-
-    async def finishes_the_first():
-        await trio.sleep(4)
-        box.transport.finish()
-
-    nursery.start_soon(finishes_the_first)
-    await box.outbox.finish()
-    assert trio.current_time() - start == pytest.approx(5)
-    assert box.transport.sent == [b"first"]
-    assert queued.state is State.BROKEN
-
-
-@pytest.mark.parametrize("when", ["before the writer runs", "while it writes"])
-async def test_a_cancel_from_outside_does_not_cut_a_write(when):
-    async with running() as box:
-        frame = box.put(b"whole")
-        if when == "while it writes":
-            await settle()
-        box.workers.nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
-            await settle()
-            assert box.transport.writing == b"whole"
-            box.transport.finish()
-            await settle()
-            assert frame.state is State.WRITTEN
-            # A reply that is ready after the cancel still leaves.
-            box.put(b"reply")
-            await settle()
-            box.transport.finish()
-            box.outbox.close(within=math.inf)
-            await box.outbox.finish()
-    assert box.transport.sent == [b"whole", b"reply"]
-    assert box.transport.interrupted == []
-
-
-ERRORS = [trio.BrokenResourceError("reset"), trio.ClosedResourceError("closed")]
-
-
-@pytest.mark.parametrize("error", ERRORS)
-async def test_a_write_that_fails_is_reported_and_ends_it(new_box, error):
-    box = new_box()
-    writing = await box.writing(b"half")
-    control, queued, taken = box.put(b"c", control=True), box.put(b"q"), box.put(b"t")
-    box.answer(b"a")
-    box.outbox.discard(taken)
-    box.transport.fail(error)
-    await settle()
-    assert box.errors == [error]
-    assert writing.state is State.BROKEN
-    assert control.state is queued.state is taken.state is State.UNSENT
-    assert box.nothing_is_counted
-    late = box.put(b"late")
-    box.answer(b"late")
-    assert late.state is State.UNSENT
-    assert box.nothing_is_counted
-
-
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("how", ["put", "answer"])
-@pytest.mark.parametrize("data", [b"abc", (b"a", b"bc")])
-async def test_a_transport_that_is_found_broken_at_once(new_box, error, how, data):
-    box = new_box(takes=ALL)
-    box.transport.error = error
-    frame = getattr(box, how)(data)
-    if how == "put":
-        # The transport has taken no byte of it.
-        assert frame.state is State.UNSENT
-        assert box.outbox.discard(frame)
-    assert box.nothing_is_counted
-    assert box.errors == [], "who puts something in does not find the connection taken apart"
-    assert box.put(b"next").state is State.UNSENT
-    await settle()
-    assert box.errors == [error]
-    assert box.workers.jobs == 1
-    box.outbox.close(within=1)
-    await box.outbox.finish()
-
-
-@pytest.mark.parametrize("error", ERRORS)
-@pytest.mark.parametrize("number", [1, 2])
-async def test_a_transport_that_is_found_broken_by_a_flush(new_box, error, number):
-    box = new_box(takes=ALL)
-    box.outbox.held = True
-    for _ in range(number):
-        box.answer(b"abc")
-    frame = box.put(b"def") if number > 1 else None
-    box.transport.error = error
-    box.outbox.flush()
-    assert box.nothing_is_counted
-    assert box.errors == []
-    if frame is not None:
-        assert frame.state is State.UNSENT
-    await settle()
-    assert box.errors == [error]
-
-
-async def test_a_flush_that_fails_after_a_batch_was_written(new_box):
-    box = new_box(takes=ALL)
-    box.outbox.held = True
-    frames = [box.put(bytes(100_000)) for _ in range(3)]
-    send_nowait = box.transport.send_nowait
-
-    def fails_next(chunks):
-        box.transport.send_nowait = send_nowait
-        box.transport.error = trio.BrokenResourceError()
-        return len(b"".join(chunks))
-
-    box.transport.send_nowait = fails_next
-    box.outbox.flush()
-    assert states(frames) == [State.WRITTEN, State.UNSENT, State.UNSENT]
-    assert box.nothing_is_counted
-    await settle()
-    assert len(box.errors) == 1
-
-
-@pytest.mark.parametrize("error", ERRORS)
-async def test_a_writer_that_finds_the_transport_broken(new_box, error):
-    box = new_box()
-    frame = box.put(b"abc")
-    box.transport.error = error
-    await settle()
-    assert box.errors == [error]
-    assert frame.state in {State.UNSENT, State.BROKEN}
-    assert box.nothing_is_counted
-    assert box.put(b"late").state is State.UNSENT
-
-
-async def test_every_frame_of_a_batch_that_fails_is_broken(new_box):
-    box = new_box()
-    await box.writing(b"first")
-    batch = [box.put(b"a"), box.put(b"b")]
-    box.transport.finish()
-    await settle()
-    box.transport.fail(trio.BrokenResourceError())
-    await settle()
-    assert states(batch) == [State.BROKEN] * 2
-
-
-@pytest.mark.parametrize("taken", range(1, 6))
-async def test_a_frame_of_which_some_has_left_is_broken_by_a_failure(new_box, taken):
-    box = new_box(takes=taken)
-    box.outbox.held = True
-    frames = [box.put(b"abc"), box.put(b"def")]
-    box.outbox.flush()
-    await settle()
-    box.transport.fail(trio.BrokenResourceError())
-    await settle()
-    assert states(frames) == [State.BROKEN] * 2
-    assert box.nothing_is_counted
-
-
-async def test_what_was_written_before_the_failure_stays_written(new_box):
-    box = new_box()
-    first = await box.writing(b"first")
-    box.transport.finish()
-    await settle()
-    await box.writing(b"second")
-    box.transport.fail(trio.BrokenResourceError())
-    await settle()
-    assert first.state is State.WRITTEN
-
-
-async def test_an_unexpected_error_of_the_transport_leaves_no_frame_in_between():
-    with pytest.raises(ExceptionGroup) as caught:
-        async with running() as box:
-            writing, queued = box.put(b"w"), None
-            await settle()
-            queued = box.put(b"q")
-            box.transport.fail(RuntimeError("a bug"))
-    assert caught.group_contains(RuntimeError, match="a bug")
-    assert writing.state is State.BROKEN
-    assert queued is not None
-    assert queued.state is State.UNSENT
-    assert box.nothing_is_counted
-
-
-async def test_an_error_of_the_callback_still_settles_every_frame():
-    def on_error(_):
-        raise RuntimeError("in the callback")
-
-    with pytest.raises(ExceptionGroup) as caught:
-        async with running() as box:
-            box.outbox._on_error = on_error
-            frame = box.put(b"w")
-            await settle()
-            box.transport.fail(trio.BrokenResourceError())
-    assert caught.group_contains(RuntimeError, match="in the callback")
-    assert frame.state is State.BROKEN
-
-
-async def test_the_end_after_an_unexpected_error_does_not_wait_for_the_writer():
-    with pytest.raises(ExceptionGroup) as caught:
-        async with running() as box:
-            box.put(b"w")
-            await settle()
-            box.transport.fail(RuntimeError("a bug"))
-            with trio.CancelScope(shield=True):
-                box.outbox.close(within=math.inf)
-                await box.outbox.finish()
-    assert caught.group_contains(RuntimeError, match="a bug")
-
-
 # --- whatever happens ---
 
 sizes = st.integers(1, 6)
@@ -1353,3 +1052,105 @@ def check(puts, transport, *, all_of_it):
         else:
             assert frame.state is State.BROKEN
             assert not all_of_it
+
+
+# --- whatever happens, with fragments ---
+
+steps_with_fragments = st.one_of(
+    st.tuples(st.just("put"), st.integers(0, 40), st.booleans(), st.booleans(), st.booleans()),
+    st.tuples(st.just("answer"), st.integers(0, 40), st.booleans(), st.booleans()),
+    st.tuples(st.just("control")),
+    st.tuples(st.just("discard"), st.integers(0, 100)),
+    st.tuples(st.just("take at once"), st.sampled_from([0, 1, 20, 30, 60, 200])),
+    st.tuples(st.sampled_from(["hold", "flush", "finish a write", "settle"])),
+)
+Message = collections.namedtuple("Message", "body frame bulk")
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300)
+@given(steps=st.lists(steps_with_fragments, max_size=30), ending=endings, takes=st.sampled_from([NOTHING, 1, 25, ALL]))
+def test_messages_leave_in_fragments_whole_or_not_at_all(steps, ending, takes):
+    with pytest.MonkeyPatch.context() as patch:
+        # So that a few bytes are large, and a few frames a batch.
+        patch.setattr(_outbox, "FRAGMENT", 8)
+        patch.setattr("trpc._outgoing.BATCH", 50)
+        patch.setitem(Batch.add.__kwdefaults__, "until", 50)
+        trio.run(history_with_fragments, steps, ending, takes, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def history_with_fragments(steps, ending, takes):
+    async with running(takes=takes, max_unsent=50, cuts=True) as box:
+        outbox, transport = box.outbox, box.transport
+        messages: list[Message] = []
+        for step, *args in steps:
+            number = len(messages)
+            match step:
+                case "put" | "answer":
+                    size, alone, bulk, *cut = args
+                    body = bytes([number]) * size
+                    data = frame_of(0x20, number, (body[:3], body[3:]) if size > 20 else body)
+                    options = {"cut": cut[0]} if cut else {}
+                    frame = getattr(box, step)(data, alone=alone, bulk=bulk, **options)
+                    messages.append(Message(body, frame, bulk))
+                case "control":
+                    messages.append(Message(b"", None, False))
+                    box.put(encode_frame(0x20, number), control=True)
+                case "discard" if frames := [m.frame for m in messages if m.frame is not None]:
+                    frame = frames[args[0] % len(frames)]
+                    was = frame.state
+                    assert outbox.discard(frame) is (was in {State.QUEUED, State.UNSENT})
+                    if was is State.WRITING:
+                        assert frame.state in {State.WRITING, State.BROKEN}
+                case "take at once":
+                    transport.takes = args[0]
+                case "hold":
+                    outbox.held = True
+                case "flush":
+                    outbox.flush()
+                case "finish a write" if transport.writing is not None:
+                    transport.finish()
+                case "settle":
+                    await settle()
+            assert 0 <= outbox.unsent_answers <= outbox.unsent <= sum(HEADER + len(m.body) for m in messages)
+        await settle()
+        if ending == "break at once":
+            transport.error = trio.BrokenResourceError()
+        if ending.startswith("break") and transport.writing is not None:
+            transport.fail(trio.BrokenResourceError())
+        if ending == "close":
+            transport.open = True
+            if transport.writing is not None:
+                transport.finish()
+        outbox.flush()
+        outbox.close(within=1)
+        await outbox.finish()
+        await settle()
+        assert box.nothing_is_counted
+        check_messages(messages, box.frames, all_of_it=ending == "close")
+
+
+def check_messages(messages, fragments, *, all_of_it):
+    """What has left of each message is what its state says, and items are in their order."""
+    seen = {}
+    for fragment in fragments:
+        before = seen.get(fragment.id)
+        assert bool(fragment.flags & CONTINUED) is (before is not None)
+        assert before is None or before[1], "behind the last fragment"
+        assert not fragment.flags or fragment.body
+        seen[fragment.id] = (before[0] if before else b"") + bytes(fragment.body), bool(fragment.flags & MORE)
+    for number, (body, frame, _) in enumerate(messages):
+        left, is_open = seen.get(number, (None, False))
+        if left is not None:
+            assert body.startswith(left)
+            assert is_open or left == body
+        if frame is None:
+            assert left == body or not all_of_it
+        elif frame.state is State.WRITTEN:
+            assert left == body
+            assert not is_open
+        elif frame.state is State.UNSENT:
+            assert left is None
+        else:
+            assert frame.state is State.BROKEN
+    ends = [f.id for f in fragments if messages[f.id].bulk and not f.flags and len(messages[f.id].body) + HEADER <= 8]
+    assert ends == sorted(ends), "bulk in its order"

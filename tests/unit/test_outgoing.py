@@ -1,12 +1,15 @@
-"""Frames on their way out: how they are put together to be written, and what is left when some of it has left."""
+"""Frames on their way out: how they are put together to be written, in which turns, and what is left of them."""
 
 import itertools
+import random
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from support import joined
 
-from trpc._outgoing import BATCH, Batch, Outgoing, State, is_taken_back, size_of, without_first
+from trpc._frames import CONTINUED, HEADER_SIZE, MORE, Cutter, FrameReader, frame_of, size_of
+from trpc._outgoing import BATCH, FRAGMENT, Batch, Outgoing, Queue, State, is_taken_back, without_first
 
 # From this size on, bytes are not copied to be joined with others.
 LARGE = 16 * 1024
@@ -20,6 +23,22 @@ def entry(data, state=State.QUEUED):
     return frame
 
 
+def large(number, parts, *, size=FRAGMENT, state=State.QUEUED, is_bulk=False):
+    """A frame that leaves in so many fragments; its id is the number."""
+    pieces = tuple(random.Random(number + i).randbytes(size) for i in range(parts))
+    frame = entry(frame_of(0x20, number, pieces), state)
+    frame.cutter = Cutter(frame.data, size)
+    frame.is_bulk = is_bulk
+    return frame
+
+
+def frames_in(data):
+    """The frames that some bytes are."""
+    reader = FrameReader(max_body=1 << 24)
+    reader.feed(b"\x93trpc\r\n\x01")
+    return reader.feed(data)
+
+
 def batch_of(*queues):
     batch = Batch()
     counts = [batch.add(queue) for queue in queues]
@@ -29,19 +48,15 @@ def batch_of(*queues):
 # --- frames ---
 
 
-@pytest.mark.parametrize(("data", "size"), [(b"", 0), (b"abc", 3), ((b"a", b"", b"bc"), 3), ((), 0)])
-def test_size_of(data, size):
-    assert size_of(data) == size
-
-
 def test_a_new_frame_is_queued_and_has_no_bytes():
     frame = Outgoing()
     assert (frame.state, frame.size, frame.data, frame.waiter, frame.is_answer) == (State.QUEUED, 0, b"", None, False)
+    assert (frame.cutter, frame.is_bulk) == (None, False)
 
 
 @pytest.mark.parametrize("state", State)
-def test_what_is_not_queued_any_more_was_taken_back(state):
-    assert is_taken_back(entry(b"x", state)) is (state is not State.QUEUED)
+def test_what_is_neither_queued_nor_begun_was_taken_back(state):
+    assert is_taken_back(entry(b"x", state)) is (state not in {State.QUEUED, State.WRITING})
 
 
 def test_bytes_alone_cannot_be_taken_back():
@@ -152,6 +167,214 @@ def test_batches_take_everything_once_and_in_order(control, frames):
         if counts[1]:
             assert counts[0] == len(control), "control frames go first"
         del control[: counts[0]], frames[: counts[1]]
+
+
+# --- fragments ---
+
+
+def test_of_a_large_frame_a_batch_has_one_fragment():
+    frame = large(7, 3)
+    batch, counts = batch_of([b"a", frame, b"behind"])
+    assert counts == [2], "a fragment fills it"
+    assert batch.entries == [b"a"]
+    assert batch.begun == [(frame, FRAGMENT)]
+    assert batch.size == sum(map(len, batch.chunks)) == 1 + HEADER_SIZE + 4 + FRAGMENT
+    (fragment,) = frames_in(b"".join(batch.chunks)[1:])
+    assert (fragment.id, len(fragment.body), fragment.flags) == (7, FRAGMENT, MORE)
+    assert frame.state is State.QUEUED, "until the batch is taken"
+
+
+def test_a_fragment_is_not_copied():
+    frame = large(7, 2)
+    batch, _ = batch_of([frame])
+    assert [getattr(chunk, "obj", None) for chunk in batch.chunks] == [None, frame.data[1]]
+
+
+def test_small_fragments_share_a_batch():
+    frames = [large(number, 3, size=10) for number in range(5)]
+    batch, counts = batch_of([frames[0], b"", *frames[1:]])
+    assert counts == [6]
+    assert batch.begun == [(frame, 10) for frame in frames]
+    assert [frame.id for frame in frames_in(b"".join(batch.chunks))] == [0, 1, 2, 3, 4]
+
+
+def test_with_its_last_fragment_a_frame_ends():
+    frame = large(7, 2)
+    frame.cutter.advance()
+    batch, _ = batch_of([frame])
+    assert (batch.entries, batch.begun) == ([frame], [])
+    (fragment,) = frames_in(b"".join(batch.chunks))
+    assert (fragment.flags, len(fragment.body)) == (CONTINUED, FRAGMENT)
+
+
+# --- the queue ---
+
+
+def queue_of(*, control=(), frames=(), bulk=()):
+    queue = Queue()
+    queue.control += control
+    queue.frames += frames
+    queue.bulk += bulk
+    return queue
+
+
+def leave(queue):
+    """Takes a batch; gives it with its bytes."""
+    batch = queue.batch()
+    data = b"".join(batch.chunks)
+    assert len(data) == batch.size
+    queue.take(batch)
+    return batch, data
+
+
+def leave_all(queue):
+    """Takes all there is, batch by batch."""
+    batches = []
+    while queue:
+        batches.append(leave(queue)[1])
+    return batches
+
+
+@pytest.mark.parametrize("part", ["control", "frames", "bulk"])
+def test_a_queue_is_something_as_long_as_there_is_something_in_it(part):
+    assert not Queue()
+    assert len(Queue()) == 0
+    queue = queue_of(**{part: [b"a", entry(b"b")]})
+    assert queue
+    assert len(queue) == 2
+    leave(queue)
+    assert not queue
+    assert len(queue) == 0
+
+
+def test_the_order_in_which_the_parts_leave():
+    queue = queue_of(bulk=[b"e", b"f"], frames=[b"c", b"d"], control=[b"a", b"b"])
+    batch, data = leave(queue)
+    assert data == b"abcdef"
+    assert batch.counts == (2, 2, 2)
+
+
+def test_a_batch_stays_in_the_queue_until_it_is_taken():
+    frame = large(1, 2, is_bulk=True)
+    queue = queue_of(control=[b"a"], frames=[b"b"], bulk=[frame])
+    first, again = queue.batch(), queue.batch()
+    assert b"".join(first.chunks) == b"".join(again.chunks)
+    assert len(queue) == 3
+    assert frame.state is State.QUEUED
+    queue.take(again)
+    assert queue.bulk == [frame]
+    assert frame.state is State.WRITING
+    assert len(queue) == 1
+
+
+def test_what_is_put_in_behind_a_batch_stays():
+    queue = queue_of(control=[b"a"], frames=[b"b"], bulk=[b"c"])
+    batch = queue.batch()
+    queue.control.append(b"x")
+    queue.frames.append(b"y")
+    queue.bulk.append(b"z")
+    queue.take(batch)
+    assert (queue.control, queue.frames, queue.bulk) == ([b"x"], [b"y"], [b"z"])
+
+
+def test_bulk_is_not_starved_by_what_goes_before_it():
+    queue = queue_of(frames=[bytes(BATCH)] * 3, bulk=[b"x", b"y"])
+    assert [data[BATCH:] for data in leave_all(queue)] == [b"x", b"y", b""]
+
+
+def test_what_is_small_goes_before_bulk():
+    queue = queue_of(bulk=[bytes(BATCH)] * 3)
+    leave(queue)
+    queue.frames.append(b"small")
+    queue.control.append(b"!")
+    batches = leave_all(queue)
+    assert batches[0][:6] == b"!small"
+
+
+def test_large_frames_take_turns():
+    frames = [large(number, 3) for number in range(3)]
+    queue = queue_of(frames=frames)
+    ids = [(fragment.id, fragment.flags) for data in leave_all(queue) for fragment in frames_in(data)]
+    # The first of each leaves with its part of the queue, and beside it one of those that have begun.
+    assert [i for i, _ in ids] == [0, 1, 0, 2, 1, 0, 2, 1, 2]
+    for number, frame in enumerate(frames):
+        assert [flags for i, flags in ids if i == number] == [MORE, MORE | CONTINUED, CONTINUED]
+        assert frame.is_bulk
+        assert frame.cutter is None
+
+
+def test_fragments_take_turns_with_items_of_streams():
+    frame = large(1, 3, is_bulk=True)
+    items = [bytes([i]) * BATCH for i in range(3)]
+    queue = queue_of(bulk=[frame, *items])
+    batches = leave_all(queue)
+    # Three items of a batch each wait in front of the second fragment: those that come later do not.
+    assert [len(data) for data in batches] == [FRAGMENT + 16, BATCH, BATCH, BATCH, FRAGMENT + 16, FRAGMENT + 16]
+    assert batches[1:4] == items
+
+
+def test_a_large_frame_waits_for_its_turn_among_small_ones():
+    frame = large(7, 2)
+    queue = queue_of(frames=[b"before", frame, b"behind"])
+    first, second = leave_all(queue)
+    assert first.startswith(b"before")
+    # It goes ahead of the rest of the large one.
+    assert second.startswith(b"behind")
+
+
+def test_all_states_of_a_large_frame():
+    frame = large(7, 3)
+    queue = queue_of(frames=[frame])
+    assert frame.state is State.QUEUED
+    for _ in range(2):
+        batch, _ = leave(queue)
+        assert (batch.entries, batch.begun) == ([], [(frame, FRAGMENT)])
+        assert frame.state is State.WRITING
+        assert not is_taken_back(frame)
+    batch, _ = leave(queue)
+    assert (batch.entries, batch.begun) == ([frame], [])
+    assert frame.cutter is None
+    assert not queue
+
+
+def test_what_is_left():
+    taken, begun, queued = entry(b"t", State.UNSENT), large(1, 2, state=State.WRITING), entry(b"q")
+    broken = large(2, 2, state=State.BROKEN)
+    queue = queue_of(control=[b"a"], frames=[taken, queued], bulk=[begun, broken, b"c"])
+    assert queue.left() == [b"a", queued, begun, b"c"]
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_whatever_is_queued_leaves_once_and_whole(data):
+    queue = Queue()
+    put, seen = [], b""
+    for number in range(data.draw(st.integers(1, 25))):
+        kind = data.draw(st.sampled_from(["control", "frames", "bulk", "large", "large bulk", "take", "take back"]))
+        match kind:
+            case "take":
+                seen += leave(queue)[1]
+            case "take back":
+                # As an outbox does it with one that has not begun.
+                waiting = [e for e in queue.frames if not isinstance(e, bytes) and e.state is State.QUEUED]
+                if waiting:
+                    frame = data.draw(st.sampled_from(waiting))
+                    frame.state = State.UNSENT
+                    put = [one for one in put if one[0] is not frame]
+            case "large" | "large bulk":
+                frame = large(number, data.draw(st.integers(2, 4)), is_bulk=kind == "large bulk")
+                (queue.bulk if frame.is_bulk else queue.frames).append(frame)
+                put.append((frame, number))
+            case _:
+                frame = entry(frame_of(0x20, number, data.draw(st.sampled_from([b"", b"x", bytes(BATCH)]))))
+                getattr(queue, kind).append(frame)
+                put.append((frame, number))
+    seen += b"".join(leave_all(queue))
+    bodies = {}
+    for fragment in frames_in(seen):
+        assert bool(fragment.flags & CONTINUED) == (fragment.id in bodies)
+        bodies[fragment.id] = bodies.get(fragment.id, b"") + bytes(fragment.body)
+    assert bodies == {number: joined(frame.data)[16:] for frame, number in put}
 
 
 # --- what is left ---
