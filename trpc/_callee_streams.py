@@ -109,17 +109,12 @@ class CalleeStreams:
                 stream.on_end(_at_once(None))
                 stream.close()
 
-    def on_message(self, call: IncomingCall | None, frame: Frame) -> None:  # noqa: C901 - the rules, one by one
+    def on_message(self, call: IncomingCall, frame: Frame) -> None:
         """A message of a stream arrived for a call that is open.
 
         Raises:
             ProtocolError: there is no such stream, or the message must not come now.
         """
-        if call is None:
-            if self._protocol.is_open(frame.id):
-                raise ProtocolError(f"a message of a stream of call {frame.id}, whose request is not complete")
-            # It has ended since the message was read.
-            return
         if frame.kind == Kind.RESULT_CREDIT:
             if call.items is None:
                 raise ProtocolError(f"credit for call {frame.id}, whose result is no stream")

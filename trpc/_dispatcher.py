@@ -25,6 +25,7 @@ from ._errors import (
     MessageTooLarge,
     MethodNotFound,
     Overloaded,
+    ProtocolError,
     RPCError,
 )
 from ._incoming_call import CallInfo, IncomingCall
@@ -77,6 +78,7 @@ class Dispatcher(Replies):
         "_clock",
         "_context",
         "_deferred",
+        "_patience",
         "_streams",
         "_table",
         "_workers",
@@ -100,7 +102,9 @@ class Dispatcher(Replies):
         self.now = 0.0
         self._table = table
         self._workers = workers
-        self._streams = CalleeStreams(protocol, outbox, limits, patience)
+        self._patience = patience
+        self._streams: CalleeStreams | None = None
+        """Once there are any: an idle connection is kept small."""
         self._client_of = client_of
         self._calls: dict[int, IncomingCall] = {}
         self._deferred: deque[IncomingCall] | None = None
@@ -154,6 +158,8 @@ class Dispatcher(Replies):
                 raise MethodNotFound(f"there is no method {request.method[:MAX_SHOWN]!r} that can be called here")
             call = IncomingCall(self, call_id, method, request, now, one_way)
             if request.streams or method.method.is_stream:
+                if self._streams is None:
+                    self._streams = CalleeStreams(self._protocol, self._outbox, limits, self._patience)
                 self._streams.open(call)
         except RPCError as exc:
             self._reject(call_id, exc, one_way=one_way)
@@ -186,7 +192,12 @@ class Dispatcher(Replies):
         Raises:
             ProtocolError: it must not come now.
         """
-        self._streams.on_message(self._calls.get(frame.id), frame)
+        call = self._calls.get(frame.id)
+        if call is not None and self._streams is not None:
+            self._streams.on_message(call, frame)
+        elif call is not None or self._protocol.is_open(frame.id):
+            raise ProtocolError(f"call {frame.id} has no streams, or its request is not complete")
+        # Else it has ended since the message was read.
 
     # --- a call's life ---
 
@@ -267,7 +278,7 @@ class Dispatcher(Replies):
     def _forget(self, call: IncomingCall) -> None:
         """The handler has ended."""
         del self._calls[call.id]
-        if call.items is not None or call.streams is not None:
+        if self._streams is not None:
             self._streams.close(call)
 
     def _leave(self, call: IncomingCall, worker: Worker) -> None:

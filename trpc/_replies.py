@@ -192,7 +192,7 @@ def _is_nothing_but(exc: BaseException, leaf: Exception) -> bool:
     """Whether an exception is this one, or groups with nothing else in them."""
     while isinstance(exc, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", exc)
-        if len(group.exceptions) > 1:
+        exc, *others = group.exceptions
+        if others:
             return False
-        exc = group.exceptions[0]
     return exc is leaf

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MAX_SHARE: Final = 1024 * 1024
 
 # Bytes that one task writes at a stretch, if the transport takes them all, before others get their turn.
-_MAX_AT_ONCE: Final = 1024 * 1024
+_MAX_AT_ONCE: Final = 256 * 1024
 
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 

@@ -8,7 +8,6 @@ from support import connected, settle
 import trpc
 
 
-
 class Service:
     def __init__(self):
         self.notes: list[object] = []
