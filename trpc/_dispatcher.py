@@ -158,9 +158,7 @@ class Dispatcher(Replies):
                 raise MethodNotFound(f"there is no method {request.method[:MAX_SHOWN]!r} that can be called here")
             call = IncomingCall(self, call_id, method, request, now, one_way)
             if request.streams or method.method.is_stream:
-                if self._streams is None:
-                    self._streams = CalleeStreams(self._protocol, self._outbox, limits, self._patience)
-                self._streams.open(call)
+                self._open_streams(call)
         except RPCError as exc:
             self._reject(call_id, exc, one_way=one_way)
             return None
@@ -217,6 +215,11 @@ class Dispatcher(Replies):
             if not self._outbox.is_full_of_answers:
                 self._workers.run(deferred.popleft().run)
         self._deferred = None
+
+    def _open_streams(self, call: IncomingCall) -> None:
+        if self._streams is None:
+            self._streams = CalleeStreams(self._protocol, self._outbox, self._limits, self._patience)
+        self._streams.open(call)
 
     def _set_deadline(self, call: IncomingCall) -> None:
         time_left = call.request.time_left

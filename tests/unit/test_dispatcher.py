@@ -19,12 +19,6 @@ class Service:
         self.notes.append(value)
 
     @trpc.method
-    async def repeat(self, data: bytes, times: int, waits: bool) -> bytes:
-        if waits:
-            await trio.lowlevel.checkpoint()
-        return data * times
-
-    @trpc.method
     async def leaves_a_scope(self, waits: bool) -> str:
         scope = trio.move_on_after(5)
         scope.__enter__()
