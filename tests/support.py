@@ -52,7 +52,7 @@ def assert_nothing_left(*connections):
             assert caller._slots.taken == 0
         assert not dispatcher._calls
         assert not dispatcher._deferred
-        assert dispatcher._streams._open == 0
+        assert dispatcher._streams is None or dispatcher._streams._open == 0
         assert not protocol._open_outgoing
         assert (connection._outbox.unsent, connection._outbox.unsent_answers) == (0, 0)
         assert connection._outbox.queued == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 import trio
 
 from . import _codec
-from ._errors import DeadlineExceeded, InvalidArguments, MessageTooLarge, RPCError
+from ._errors import ConnectionLost, DeadlineExceeded, InvalidArguments, MessageTooLarge, RPCError
 from ._exceptions import encode_exception, encode_status
 from ._frames import size_of
 from ._messages import ALWAYS_ACCEPTED, Kind
@@ -134,6 +134,10 @@ class Replies:
             self._finish_fatal(call, exc)
 
     def _finish_failed(self, call: IncomingCall, exc: Exception) -> None:
+        if isinstance(exc, ConnectionLost) and self._outbox.is_closed:
+            # Of its own call back to a caller that has gone: it was about to be cancelled for that.
+            handler_logger.debug("%s for %s has lost its caller", call.method.name, self.peer)
+            return
         handler_logger.error("%s for %s raised", call.method.name, self.peer, exc_info=exc)
         if call.one_way:
             return

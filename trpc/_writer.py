@@ -110,6 +110,11 @@ class Writer:
         return self.unsent > self._max_unsent
 
     @property
+    def is_closed(self) -> bool:
+        """Whether no more is taken."""
+        return self._closing
+
+    @property
     def queued(self) -> int:
         """How many frames wait to be written."""
         return len(self._queue)

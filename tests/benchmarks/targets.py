@@ -70,13 +70,17 @@ def _best_peer(results: dict, work: str) -> str | None:
 def _latency(results: dict, load: str) -> dict:
     """It has no limit: it is said, and what it is when large messages are not cut."""
     ours, uncut = (_beside(results, key, load) for key in (US, WITHOUT_FRAGMENTS))
-    measured = ours and ours + (f", without fragments {uncut}" if uncut else "")
-    return {**_row(f"latency: 99 % beside {load} / idle", "-", measured), **({"verdict": STATED} if measured else {})}
+    measured = f"{ours}, without fragments {uncut}" if ours and uncut else ours
+    row = _row(f"latency: 99 % beside {load} / idle", "-", measured)
+    return row if measured is None else {**row, "verdict": STATED}
 
 
 def _beside(results: dict, key: str, load: str) -> str | None:
-    figures = results["latency"].get(key, {}).get("summary", {}).get(load)
-    return figures and f"{figures['p99']['ratio']['middle']:.1f}"
+    summary = results["latency"].get(key, {}).get("summary", {})
+    if load not in summary:
+        return None
+    p99 = summary[load]["p99"]
+    return f"{p99['ratio']['middle']:.1f} ({p99['seconds'] * 1e3:.1f} ms)"
 
 
 def _idle(results: dict) -> list[dict]:

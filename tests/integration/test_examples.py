@@ -902,7 +902,10 @@ def test_progress_by_hand(command):
 @pytest.mark.parametrize("command", ["stream", "watch"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_progress_is_cancelled(command, number):
-    with serving_jobs() as (server, url), started(*PROGRESS, command, url, str(10**9)) as client:
+    with (
+        started(*PROGRESS, "serve") as server,
+        started(*PROGRESS, command, server.stdout.readline().strip(), str(10**9)) as client,
+    ):
         assert client.stdout.readline() == "22044 primes below 250000\n"
         code, _, err = end(client, number)
         assert (code, err) == (130 if number == signal.SIGINT else -signal.SIGKILL, "")
