@@ -177,19 +177,15 @@ class Outbox(Writer):
             self._answered.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
-    async def wait_written(self, frame: Outgoing, *, takes_back: bool = True) -> bool:
+    async def wait_written(self, frame: Outgoing) -> bool:
         """Waits until the transport has taken ``frame``; False if the connection ended first.
 
         Cancelled before the frame is being written: it is taken back and never sent. Later: it may arrive, whole.
-
-        Args:
-            frame: one that was put in.
-            takes_back: else it is sent in spite of a cancel.
         """
 
         def abort(_: object) -> trio.lowlevel.Abort:
             frame.waiter = None
-            if takes_back and frame.state is _QUEUED:
+            if frame.state is _QUEUED:
                 self.discard(frame)
             return trio.lowlevel.Abort.SUCCEEDED
 

@@ -6,7 +6,7 @@ import enum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import trio
 
@@ -47,9 +47,10 @@ class Outgoing:
         state: how far it has come.
         cutter: what cuts it into fragments, as long as there are some left to be taken; None: it leaves in one piece.
         waiter: a task that waits until it is written.
+        on_left: called when it is written, or never will be.
     """
 
-    __slots__ = ("cutter", "data", "is_answer", "is_bulk", "size", "state", "waiter")
+    __slots__ = ("cutter", "data", "is_answer", "is_bulk", "on_left", "size", "state", "waiter")
 
     def __init__(self) -> None:
         self.data: Data = b""
@@ -59,6 +60,7 @@ class Outgoing:
         self.state = _QUEUED
         self.cutter: Cutter | None = None
         self.waiter: trio.lowlevel.Task | None = None
+        self.on_left: Callable[[], None] | None = None
 
 
 # What answers the peer, and is not large, is there as its bytes alone: nobody asks for it again.

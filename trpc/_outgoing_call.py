@@ -65,6 +65,7 @@ class OutgoingCall(Outgoing):
         self.state = _QUEUED
         self.cutter = None
         self.waiter = None
+        self.on_left = None
         self.method = method
         self.signature = signature
         self.id = 0

@@ -313,6 +313,8 @@ class Writer:
             if entry.waiter is not None:
                 trio.lowlevel.reschedule(entry.waiter)
                 entry.waiter = None
+            if entry.on_left is not None:
+                entry.on_left()
         if self._room is not None and not self.is_full:
             self._room.unpark()
         if self._answered is not None and not self.is_full_of_answers:
