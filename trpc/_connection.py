@@ -7,6 +7,7 @@ Tasks and who owns them::
        |- (run itself)          greets the peer, then works
        |- Workers.work ...      read, run handlers, write: as many as do something at once
        |- Workers._retire       while workers wait for something to do
+       |- _lose_on_cancel       once a handler has called back
        '- _end                  once it is over: writes what is left, and closes the transport
 
 However the connection ends (the peer closes it, breaks the protocol or breaks off; we close it; we are
@@ -137,6 +138,8 @@ class Connection(Reader):
                 self._caller.on_hello()
             if self._lost_error is not None:
                 self._caller.on_lost(self._lost_error)
+            elif self._workers.nursery is not None:
+                self._workers.nursery.start_soon(self._lose_on_cancel)
         return self._caller
 
     @property
@@ -230,6 +233,16 @@ class Connection(Reader):
                     await self._linger()
             finally:
                 await self._transport.close()
+
+    async def _lose_on_cancel(self) -> None:
+        """Runs beside handlers that call back. If the server is cancelled, it ends what they wait for.
+
+        They wait for acknowledgements, which nobody reads any more, and :meth:`run` may be one of them.
+        """
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._lose(ConnectionLost("this side ended it"))
 
     async def _linger(self) -> None:
         """Tells the peer that this was all, and waits for its end of the stream.

@@ -20,10 +20,11 @@ FRAGMENTED: Final = REQUESTS | _REPLIES | _OF_STREAMS
 class _Message:
     """One that is not complete."""
 
-    __slots__ = ("parts", "size")
+    __slots__ = ("body", "size")
 
     def __init__(self) -> None:
-        self.parts: list[bytes | memoryview] = []
+        # It grows with each fragment: to join them all at the end would stop everything else for so long.
+        self.body = bytearray()
         self.size = 0
 
 
@@ -82,7 +83,6 @@ class Fragments:
         elif message is None:
             # The rest of one that was not kept, or has been given up.
             return None
-        message.parts.append(body)
         message.size += len(body)
         if message.size > max_body:
             raise ProtocolError(f"a message of more than {max_body} bytes, the longest accepted here, in fragments")
@@ -91,11 +91,12 @@ class Fragments:
             if self._requests > self._max_requests or self._size > self._max_size:
                 self._remove(key)
                 return Frame(kind, call_id, b"", MORE, stream)
+        message.body += body
         if flags & MORE:
             is_begin = kind in _OF_STREAMS and not flags & CONTINUED
             return Frame(kind, call_id, b"", MORE, stream) if is_begin else None
         self._remove(key)
-        return Frame(kind, call_id, b"".join(message.parts), 0, stream)
+        return Frame(kind, call_id, memoryview(message.body), 0, stream)
 
     def drop_request(self, call_id: int) -> bool:
         """Gives up an incomplete request; whether there was one."""

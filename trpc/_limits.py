@@ -45,11 +45,11 @@ class Limits:
     in answers to what the peer has sent, it is not read any more until it reads; above it in all, new calls to it
     wait, and so do the producers of streams."""
 
-    stream_credit: int = 256 * KiB
+    stream_credit: int = 512 * KiB
     """Bytes of one stream that its sender may be ahead of its consumer here. Each open stream may hold as
     much, and one item more. It bounds the speed over a network to this much per round trip."""
 
-    max_streams: int = 256
+    max_streams: int = 128
     """Arguments of the peer's calls that are streams, per connection. With their credit, 64 MiB."""
 
     max_incomplete: int = 64 * MiB

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 BATCH: Final = 64 * 1024
 # Bytes that are not copied to be joined with others.
 _LARGE: Final = 16 * 1024
-# A larger body is cut into fragments of this size, if the peer takes them: what a small message may have to wait for.
-FRAGMENT = 128 * 1024
+# A larger body is cut into fragments of this size, if the peer takes them: what a small message may have to wait for, beside
+# what the system has taken already, which is as much and more. A message of a MiB stays whole.
+FRAGMENT = 1024 * 1024 + 64 * 1024
 
 
 class State(enum.Enum):

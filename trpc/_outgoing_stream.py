@@ -7,7 +7,7 @@ together when there are many, or when the producer waits for something; see :mod
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What is gathered at most before it is sent: a message's share of costs is small by then, and others get their turn.
 _MAX_ITEMS: Final = 64
-_MAX_BYTES: Final = 32 * 1024
+_MAX_BYTES: Final = 128 * 1024
 
 _ARRAY16: Final = struct.Struct(">BH")
 
@@ -47,6 +47,7 @@ class OutgoingStream:
     __slots__ = (
         "_call_id",
         "_credit",
+        "_has_large_items",
         "_has_typed_keys",
         "_items",
         "_kind",
@@ -73,10 +74,12 @@ class OutgoingStream:
         self._credit = protocol.peer.stream_credit or 0
         self._items: list[Data] = []
         self._size = 0
+        self._has_large_items = False
+        """Whether some are in pieces, so as not to be copied."""
         self._large: Outgoing | None = None
         """The last message, if it may leave in fragments: nothing of the stream may come between them."""
         self._task: trio.lowlevel.Task | None = None
-        """The producer's, while it waits for credit."""
+        """The producer's, while it waits for what :meth:`send` needs."""
         self.is_over = False
         self.call_is_over = False
         self.scope: trio.CancelScope | None = None
@@ -101,6 +104,7 @@ class OutgoingStream:
         data: Data
         if type(item) is bytes and len(item) >= _codec.LARGE:
             data = _codec.pack_scattered(item, max_depth=max_depth)
+            self._has_large_items = True
             size = size_of(data)
         else:
             data = _codec.pack(item, max_depth=max_depth)
@@ -129,10 +133,11 @@ class OutgoingStream:
         items, size = self._items, self._size
         count = len(items)
         limit = min(self._credit - ITEMS_COST, self._protocol.peer.max_message_size) - _ARRAY16.size
-        if size > limit:
+        if size > limit or self._has_large_items:
             size = count = 0
             for item in items:
-                if count and size + size_of(item) > limit:
+                # A large one goes alone, to be written from where it is.
+                if count and (size + size_of(item) > limit or isinstance(item, tuple) or isinstance(items[0], tuple)):
                     break
                 size += size_of(item)
                 count += 1
@@ -141,8 +146,10 @@ class OutgoingStream:
         if count == 1 and isinstance(items[0], tuple):
             body = (head, *items[0])
         else:
-            body = head + b"".join([item if isinstance(item, bytes) else b"".join(item) for item in items[:count]])
+            body = head + b"".join(cast("list[bytes]", items[:count]))
         del items[:count]
+        if not items:
+            self._has_large_items = False
         self._size -= size
         length = size_of(body)
         self._credit -= length + ITEMS_COST
@@ -151,6 +158,7 @@ class OutgoingStream:
         )
         if length > FRAGMENT and frame.state in {State.QUEUED, State.WRITING}:
             self._large = frame
+            frame.on_left = self._on_large_left
 
     async def wait_sent(self) -> None:
         """Sends all that is gathered, and waits for the credit and the room that this needs. Always a checkpoint.
@@ -160,17 +168,14 @@ class OutgoingStream:
         self.send(alone=True)
         await trio.lowlevel.checkpoint()
         while not self.is_over and (self._items or self._large is not None):
-            if self._large is not None:
-                await self._outbox.wait_written(self._large, takes_back=False)
-                self._large = None
-            elif self._credit > 0:
+            if self._items and self._credit > 0 and self._large is None:
                 self.send(alone=True)
             else:
-                await self._wait_for_credit()
+                await self._park()
         if self._outbox.is_full and not self.is_over:
             await self._outbox.wait_for_room()
 
-    async def _wait_for_credit(self) -> None:
+    async def _park(self) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:
             self._task = None
             return trio.lowlevel.Abort.SUCCEEDED
@@ -197,8 +202,15 @@ class OutgoingStream:
         self._credit += size
         if self._credit > MAX_CREDIT:
             raise ProtocolError(f"a stream with a credit of {self._credit}")
-        if self._credit <= 0:
-            return
+        if self._credit > 0:
+            self._go_on()
+
+    def _on_large_left(self) -> None:
+        self._large = None
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """What is gathered may leave now."""
         if self._task is not None:
             self._wake()
         else:
@@ -222,9 +234,11 @@ class OutgoingStream:
         """What has not left does not leave any more."""
         self.is_over = True
         self._items.clear()
+        self._size = 0
         if self._large is not None:
-            self._outbox.discard(self._large)
-            self._large = None
+            # Before, as this may be called in turn.
+            large, self._large = self._large, None
+            self._outbox.discard(large)
 
     def _wake(self) -> None:
         if self._task is not None:
