@@ -163,13 +163,17 @@ class FrameReader:
                 the error is in :attr:`error`, and raised by every later call.
         """
         frames: list[Frame] = []
+        position = 0
         try:
             if self._buffer or self._preamble_read < len(PREAMBLE) or self.error is not None:
-                data = self._continue(data)
-                if self.missing > 0:
-                    return frames
+                if 0 < self.missing <= len(data) and not only_one and self.error is None:
+                    position = self.missing
+                    frames.append(self._complete(data))
+                else:
+                    data = self._continue(data)
+                    if self.missing > 0:
+                        return frames
             size = len(data)
-            position = 0
             longest = HEADER_SIZE + self.max_body
             while size - position >= _PREFIX:
                 length, kind, flags, stream, call_id = _unpack_header(data, position)
@@ -199,6 +203,16 @@ class FrameReader:
             if not frames:
                 raise
         return frames
+
+    def _complete(self, data: bytes | bytearray) -> Frame:
+        """The frame that has begun, from the bytes that were missing. The others are not copied behind it."""
+        begin = memoryview(self._buffer)[: self._filled or None]
+        whole = b"".join((begin, memoryview(data)[: self.missing]))
+        _, kind, flags, stream, call_id = _unpack_header(whole)
+        self._buffer = b""
+        self._filled = self.missing = 0
+        body = whole[_PREFIX:] if len(whole) <= _COPIED else memoryview(whole)[_PREFIX:]
+        return _new_frame(Frame, (kind, call_id, body, flags, stream))
 
     def _continue(self, data: bytes | bytearray) -> bytes | bytearray:
         """What is there to be cut, with the bytes that came before, unless it still lacks some."""

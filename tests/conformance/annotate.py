@@ -17,19 +17,18 @@ KINDS = {
     0x10: "REQUEST",
     0x11: "NOTIFY",
     0x12: "CANCEL",
-    0x13: "ITEMS",
-    0x14: "STREAM_END",
-    0x15: "CREDIT",
-    0x16: "STOP",
+    0x13: "ARGUMENT_ITEMS",
+    0x14: "ARGUMENT_END",
+    0x15: "RESULT_CREDIT",
     0x20: "RESULT",
     0x21: "ERROR",
     0x22: "CANCELLED",
     0x23: "EXPIRED",
-    0x24: "ITEMS",
-    0x25: "STREAM_END",
-    0x26: "CREDIT",
-    0x27: "STOP",
+    0x24: "RESULT_ITEMS",
+    0x26: "ARGUMENT_CREDIT",
+    0x27: "ARGUMENT_STOP",
 }
+FLAGS = {0x01: "MORE", 0x02: "CONTINUED"}
 _WIDTH = 16
 _MARGIN = 3 * _WIDTH + 1
 
@@ -44,7 +43,9 @@ def annotate(data: bytes) -> str:
         data = data[8:]
     while data:
         (length,) = struct.unpack(">I", data[:4])
-        lines += _header(data[:16]) + _body(data[16 : 4 + length])
+        body = data[16 : 4 + length]
+        # Of a fragment, the bytes are not a value.
+        lines += _header(data[:16]) + ([(body, "  part of the body")] if data[5] else _body(body))
         data = data[4 + length :]
     return "".join(_render(*line) for line in lines)
 
@@ -54,7 +55,7 @@ def _header(head: bytes) -> list[Line]:
     return [
         (head[:4], f"length: {length}"),
         (head[4:5], f"kind: {KINDS.get(kind, 'unknown')}"),
-        (head[5:6], f"flags: {flags}"),
+        (head[5:6], f"flags: {', '.join(name for bit, name in FLAGS.items() if flags & bit) or flags}"),
         (head[6:8], f"stream: {stream}"),
         (head[8:16], f"id: {call_id}"),
     ]

@@ -8,13 +8,28 @@ from pathlib import Path
 
 import pytest
 from conformance import annotate
+from conformance.vectors import LIMITS, OPENING
 
 import trpc
 from trpc._exceptions import Code
-from trpc._frames import HEADER_SIZE, MAGIC, VERSION
-from trpc._messages import ALWAYS_ACCEPTED, IGNORABLE, MAX_TIME_LEFT, UNTIL_HELLO, Hello, Kind
+from trpc._fragments import FRAGMENTED
+from trpc._frames import CONTINUED, HEADER_SIZE, MAGIC, MORE, VERSION
+from trpc._messages import (
+    ALWAYS_ACCEPTED,
+    FRAGMENTS,
+    IGNORABLE,
+    ITEMS_COST,
+    MAX_CREDIT,
+    MAX_STREAM,
+    MAX_TIME_LEFT,
+    STREAMS,
+    UNTIL_HELLO,
+    Hello,
+    Kind,
+    Request,
+)
 from trpc._protocol import _BODILESS as BODILESS
-from trpc._protocol import Protocol
+from trpc._protocol import _OF_ARGUMENTS as OF_ARGUMENTS
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "wire-protocol.md").read_text()
@@ -28,7 +43,9 @@ def bytes_of(block: str) -> bytes:
 def named_vectors() -> dict[str, bytes]:
     messages = json.loads((HERE / "messages.json").read_text())
     vectors = {v["name"]: bytes.fromhex(v["hex"]) for v in messages["valid"] + messages["ignored"]}
-    return {**vectors, "opening": Protocol(trpc.Limits()).opening()}
+    sent = json.loads((HERE / "fragments.json").read_text())["sent"]
+    fragments = {v["name"]: bytes.fromhex("".join(v["hex"])) for v in sent}
+    return {**fragments, **vectors, "opening": OPENING}
 
 
 def table(heading: str, columns: int) -> list[list[str]]:
@@ -60,22 +77,58 @@ def test_every_byte_of_an_example_is_annotated_right(name):
 
 
 def test_kinds():
-    rows = table("## Kinds of messages", 6)
+    rows = table("## Kinds of messages", 7)
     assert {row[1].strip("`"): int(row[0], 16) for row in rows} == {kind.name: kind for kind in Kind}
     senders = {0x00: "either", 0x10: "caller", 0x20: "callee"}
-    for number, name, sender, _, body, terminal in rows:
+    for number, name, sender, _, stream, body, terminal in rows:
+        kind = Kind[name.strip("`")]
         assert senders[int(number, 16) & 0xF0] == sender
-        assert (terminal == "yes") is (Kind[name.strip("`")] >= 0x20)
-        assert (body == "empty") is (Kind[name.strip("`")] in BODILESS)
+        assert (terminal == "yes") is (kind in {Kind.RESULT, Kind.ERROR, Kind.CANCELLED, Kind.EXPIRED})
+        assert (body == "empty") is (kind in BODILESS)
+        assert stream == ("1 to 65,535" if kind in OF_ARGUMENTS else "0")
 
 
-def test_kinds_of_streams_are_free():
-    rows = table("### Feature `streams`", 5)
-    numbers = {int(row[0], 16): row[1].strip("`") for row in rows}
-    assert len(numbers) == 8
-    assert not set(numbers) & set(Kind)
-    assert not any(number & IGNORABLE for number in numbers)
-    assert all(annotate.KINDS[number] == name for number, name in numbers.items())
+def test_reserved_kinds_are_unknown():
+    assert "The numbers 0x16\nand 0x25 are reserved" in PAGE
+    assert not {0x16, 0x25} & set(Kind)
+    assert not any(number & IGNORABLE for number in Kind)
+
+
+def test_flags():
+    rows = table("## Fragments", 3)
+    assert {row[1].strip("`"): int(row[0], 16) for row in rows} == {"MORE": MORE, "CONTINUED": CONTINUED}
+    assert {f"`{name}`": bit for bit, name in annotate.FLAGS.items()} == {row[1]: int(row[0], 16) for row in rows}
+
+
+def test_kinds_that_may_have_fragments():
+    (names,) = re.findall(r"^- Only (.*?) may have fragments\.$", PAGE, re.MULTILINE)
+    assert {Kind[name] for name in re.findall(r"\w+", names) if name.isupper()} == FRAGMENTED
+
+
+def test_features():
+    assert [row[0].strip("`") for row in table("## Overview", 3)] == list(Hello.of(trpc.Limits()).features)
+    assert {row[0].strip("`") for row in table("## Versions and features", 2)} == {FRAGMENTS, STREAMS}
+
+
+def test_example_of_credit():
+    (vector,) = (v for v in json.loads((HERE / "credit.json").read_text())["vectors"] if v["name"] == "worked-example")
+    left = vector["stream_credit"]
+    steps = iter(vector["steps"])
+    for message, body, cost, after in table("### Credit", 4):
+        if message.startswith("("):
+            assert left <= 0
+            continue
+        step = next(steps)
+        if message.startswith("credit"):
+            assert message == f"credit {step['grant']}"
+            left += step["grant"]
+        else:
+            assert body == f"{len(step['items']) // 2} bytes"
+            assert int(cost) == step["cost"] == len(step["items"]) // 2 + ITEMS_COST
+            left -= int(cost)
+        assert int(after) == step["left"] == left
+    assert next(steps, None) is None
+    assert f"with a `stream_credit` of {vector['stream_credit']}:" in PAGE
 
 
 def test_the_annotator_knows_the_kinds():
@@ -87,14 +140,25 @@ def test_error_codes():
     assert {row[1].strip("`"): int(row[0]) for row in rows} == {code.name: code for code in Code}
 
 
+def test_error_keys():
+    keys = {row[0].strip("`") for row in table("## Errors", 4)}
+    errors = json.loads((HERE / "errors.json").read_text())["vectors"]
+    assert keys == {"children", "traceback", *decode(errors, "registered"), *decode(errors, "after-cancel")}
+
+
+def decode(errors: list[dict], name: str) -> dict:
+    (body,) = (bytes.fromhex(vector["hex"]) for vector in errors if vector["name"] == name)
+    return annotate.untag(annotate.read(body))
+
+
 def test_hello_keys():
     rows = table("### HELLO", 4)
-    assert {row[0].strip("`") for row in rows} == {*Hello.__dataclass_fields__, "features"}
+    assert [row[0].strip("`") for row in rows] == list(Hello.__dataclass_fields__)
 
 
 def test_request_elements():
     rows = table("### REQUEST and NOTIFY", 4)
-    assert [int(row[0]) for row in rows] == list(range(5))
+    assert [int(row[0]) for row in rows] == list(range(len(Request._fields)))
 
 
 def test_numbers():
@@ -103,5 +167,14 @@ def test_numbers():
     assert Hello(16384, 1, 64) == UNTIL_HELLO
     assert MAX_TIME_LEFT == 31_536_000
     assert MAGIC == annotate.MAGIC
+    assert (ITEMS_COST, MAX_STREAM, MAX_CREDIT) == (16, 65535, 2**63 - 1)
     for number in ("16,384", "31,536,000", "`max_calls` of 1", "`max_depth` of 64"):
         assert number in PAGE
+    for number in ("1 to 65,535", "16 bytes more", "2^63-1", "2^32-1"):
+        assert number in PAGE
+
+
+def test_the_examples_announce_what_the_page_says():
+    sizes = (LIMITS.max_message_size, LIMITS.max_calls, LIMITS.max_depth, LIMITS.stream_credit)
+    sentence = PAGE[PAGE.index("These are made and checked by the test suite") :].partition("\n\n")[0]
+    assert [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*\d\b", sentence)] == list(sizes)

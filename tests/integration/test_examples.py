@@ -668,10 +668,10 @@ def test_memory_does_not_grow_with_the_file():
 async def test_a_transfer_that_is_cut_goes_on(folders, direction):
     here, there = folders
     source, target = (here, there) if direction == "upload" else (there, here)
-    content = os.urandom(6 * MIB)
+    content = os.urandom(8 * MIB)
     (source / "file").write_bytes(content)
     # In the middle of a chunk, in the middle of the hello, and again in the middle.
-    cuts = [MIB + 1, 10, 2 * MIB]
+    cuts = [2 * MIB + 1, 10, 2 * MIB]
     with serving_files(there) as (_, url):
         async with bad_network(url, cuts) as bad_url:
             args = [bad_url, str(here / "file")] if direction == "upload" else [bad_url, "file", str(here)]
@@ -679,7 +679,7 @@ async def test_a_transfer_that_is_cut_goes_on(folders, direction):
     assert (code, err) == (0, "")
     assert out.count("connecting again\n") == len(cuts)
     begun, again, last = first_offsets(out)
-    assert begun == 0 < again < last < 6
+    assert begun == 0 < again < last < 8
     assert out.endswith(f"\nchecksum: {hashlib.sha256(content).hexdigest()}\n")
     assert (target / "file").read_bytes() == content
     assert os.listdir(target) == ["file"]
@@ -687,7 +687,7 @@ async def test_a_transfer_that_is_cut_goes_on(folders, direction):
 
 async def test_the_server_of_a_transfer_is_killed_and_comes_back(folders):
     here, there = folders
-    content = os.urandom(4 * MIB)
+    content = os.urandom(6 * MIB)
     (here / "file").write_bytes(content)
     with contextlib.ExitStack() as servers:
         server, url = servers.enter_context(serving_files(there))
@@ -697,7 +697,7 @@ async def test_the_server_of_a_transfer_is_killed_and_comes_back(folders):
             server.wait(timeout=TIMEOUT)
             servers.enter_context(serving_files(there, url.rpartition(":")[2]))
 
-        async with bad_network(url, [MIB], kill_and_restart) as bad_url:
+        async with bad_network(url, [3 * MIB], kill_and_restart) as bad_url:
             code, out, err = await run_beside(*TRANSFER, "upload", bad_url, str(here / "file"))
     assert (code, err) == (0, "")
     assert first_offsets(out)[-1] > 0

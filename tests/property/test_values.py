@@ -26,7 +26,18 @@ from trpc._codec import (
     unpack,
     with_text_keys,
 )
-from trpc._messages import MAX_TIME_LEFT, Hello, Request, decode_request, encode_request
+from trpc._messages import (
+    FRAGMENTS,
+    MAX_STREAM,
+    MAX_TIME_LEFT,
+    STREAMS,
+    Hello,
+    Request,
+    decode_credit,
+    decode_request,
+    encode_credit,
+    encode_request,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 integers = st.integers(-(2**63), 2**64 - 1)
@@ -340,23 +351,54 @@ def test_any_bytes_are_a_plain_value_or_a_decode_error(body):
 # --- messages ---
 
 
+@st.composite
+def streams_of_arguments(draw):
+    """Arguments, and which of them are streams: these are None in their places."""
+    args = draw(st.lists(plain, max_size=4))
+    kwargs = draw(st.none() | st.dictionaries(texts, plain, max_size=4))
+    places = [*range(len(args)), *(kwargs or {})]
+    chosen = draw(st.lists(st.sampled_from(places), unique=True)) if places else []
+    numbers = draw(
+        st.lists(st.integers(1, MAX_STREAM), unique=True, min_size=len(chosen), max_size=len(chosen)),
+    )
+    for place in chosen:
+        if isinstance(place, int):
+            args[place] = None
+        else:
+            kwargs[place] = None
+    return args, kwargs, dict(zip(numbers, chosen, strict=True))
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300)
 @given(
     method=texts,
-    args=st.lists(plain, max_size=4),
-    kwargs=st.none() | st.dictionaries(texts, plain, max_size=4),
+    arguments=streams_of_arguments(),
     time_left=st.none() | st.floats(allow_nan=False, allow_infinity=False),
     metadata=st.none() | st.dictionaries(texts, scalars, max_size=4),
 )
-def test_requests_come_back(method, args, kwargs, time_left, metadata):
-    body = encode_request(method, args, kwargs, time_left, metadata, max_depth=64)
+def test_requests_come_back(method, arguments, time_left, metadata):
+    args, kwargs, streams = arguments
+    body = encode_request(method, args, kwargs, time_left, metadata, streams, max_depth=64)
     request = decode_request(body, max_depth=64)
     clamped = None if time_left is None else min(time_left, MAX_TIME_LEFT)
-    assert repr(request) == repr(Request(method, args, kwargs or None, clamped, metadata or None))
+    assert repr(request) == repr(Request(method, args, kwargs or None, clamped, metadata or None, streams or None))
+
+
+# Most of them are nearly right.
+stream_numbers = st.integers(-1, 70_000).map(str) | st.sampled_from(["01", "+1", " 1", "1.0", "", "1_0"]) | texts
+stream_like = st.dictionaries(stream_numbers, st.integers(-1, 3) | st.sampled_from(["a", "b"]) | plain, max_size=3)
+request_like = st.tuples(
+    texts,
+    st.lists(st.none() | scalars, max_size=3),
+    st.none() | st.dictionaries(st.sampled_from(["a", "b", "c"]), st.none() | scalars, max_size=2),
+    st.none() | st.floats(),
+    st.none(),
+    st.none() | stream_like | plain,
+)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=1000)
-@given(body=bodies | st.lists(plain, max_size=6).map(msgpack.packb))
+@given(body=bodies | st.one_of(st.lists(plain, max_size=7), request_like).map(msgpack.packb))
 def test_any_bytes_are_a_request_or_invalid_arguments(body):
     try:
         request = decode_request(body, max_depth=64)
@@ -367,17 +409,34 @@ def test_any_bytes_are_a_request_or_invalid_arguments(body):
     assert type(request.args) is list
     assert request.kwargs is None or all(type(key) is str for key in request.kwargs)
     assert request.time_left is None or (math.isfinite(request.time_left) and request.time_left <= MAX_TIME_LEFT)
+    places = list((request.streams or {}).values())
+    assert len(set(places)) == len(places)
+    for number, place in (request.streams or {}).items():
+        assert 1 <= number <= MAX_STREAM
+        # It is there, as callers may replace it.
+        assert (request.args if type(place) is int else request.kwargs)[place] is None
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=200)
-@given(size=st.integers(1, 2**64 - 1), calls=st.integers(1, 2**64 - 1), depth=st.integers(1, 2**64 - 1))
-def test_hellos_come_back(size, calls, depth):
-    hello = Hello(size, calls, depth)
+@given(
+    size=st.integers(1, 2**64 - 1),
+    calls=st.integers(1, 2**64 - 1),
+    depth=st.integers(1, 2**64 - 1),
+    features=st.lists(texts | st.sampled_from([FRAGMENTS, STREAMS]), max_size=3),
+    credit=st.integers(1, 2**32 - 1),
+)
+def test_hellos_come_back(size, calls, depth, features, credit):
+    hello = Hello(size, calls, depth, tuple(features), credit)
     assert Hello.decode(hello.encode()) == hello
 
 
-hello_like = st.dictionaries(
-    st.sampled_from(["max_message_size", "max_calls", "max_depth", "other"]), plain, min_size=3
+hello_like = st.fixed_dictionaries(
+    {name: st.integers(1, 2**64 - 1) | plain for name in ("max_message_size", "max_calls", "max_depth")},
+    optional={
+        "features": st.lists(st.sampled_from([FRAGMENTS, STREAMS]) | texts) | plain,
+        "stream_credit": st.integers(0, 2**33) | plain,
+        "other": plain,
+    },
 )
 
 
@@ -389,4 +448,25 @@ def test_any_bytes_are_a_hello_or_a_protocol_error(body):
     except ProtocolError as exc:
         assert str(exc)
         return
-    assert min(dataclasses.astuple(hello)) >= 1
+    assert min(hello.max_message_size, hello.max_calls, hello.max_depth) >= 1
+    assert all(type(name) is str for name in hello.features)
+    if hello.has_streams:
+        assert 1 <= hello.stream_credit <= 2**32 - 1
+
+
+@settings(deadline=None, max_examples=200)
+@given(size=st.integers(1, 2**32 - 1))
+def test_credit_comes_back(size):
+    assert decode_credit(encode_credit(size)) == size
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=500)
+@given(body=bodies | (st.integers(-(2**63), 2**64 - 1) | plain).map(msgpack.packb))
+def test_any_bytes_are_credit_or_a_protocol_error(body):
+    try:
+        size = decode_credit(body)
+    except ProtocolError as exc:
+        assert str(exc)
+        return
+    assert type(size) is int
+    assert 1 <= size <= 2**32 - 1

@@ -23,8 +23,8 @@ def test_the_defaults_that_the_documentation_promises():
     assert limits.max_depth == 64
     assert limits.max_calls == 1000
     assert limits.max_unsent == 4 * 2**20
-    assert limits.stream_credit == 256 * 2**10
-    assert limits.max_streams == 256
+    assert limits.stream_credit == 512 * 2**10
+    assert limits.max_streams == 128
     assert limits.max_incomplete == 64 * 2**20
     assert limits.hello_timeout == 5.0
 

@@ -67,7 +67,7 @@ def test_hello_of_limits():
     limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4)
     assert Hello.of(limits) == Hello(1, 2, 3, ("fragments", "streams"), 4)
     hello = Hello.of(Limits())
-    assert hello == Hello(16 * 2**20, 1000, 64, ("fragments", "streams"), 256 * 2**10)
+    assert hello == Hello(16 * 2**20, 1000, 64, ("fragments", "streams"), Limits().stream_credit)
     assert Hello.decode(hello.encode()) == hello
 
 

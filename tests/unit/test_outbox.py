@@ -11,11 +11,19 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from unit.boxes import ALL, NOTHING, running, settle, states
 
-from trpc import _outbox
 from trpc._frames import CONTINUED, HEADER_SIZE, MORE, encode_frame, frame_of
-from trpc._outgoing import FRAGMENT, Batch, Outgoing, State
+from trpc._outgoing import Batch, Outgoing, State
 
 HEADER = HEADER_SIZE + 4
+# In these tests; in fact a fragment is larger.
+FRAGMENT = 128 * 1024
+
+
+@pytest.fixture(autouse=True)
+def sizes_of_these_tests(monkeypatch):
+    monkeypatch.setattr("trpc._outbox.FRAGMENT", FRAGMENT)
+    monkeypatch.setattr("trpc._writer._MAX_AT_ONCE", 8 * FRAGMENT)
+
 
 # --- writing at once ---
 
@@ -663,8 +671,7 @@ async def test_waiting_until_a_large_frame_is_written(new_box):
 
 
 @pytest.mark.parametrize("begun", [False, True])
-@pytest.mark.parametrize("takes_back", [False, True])
-async def test_a_cancelled_wait_for_a_large_frame(new_box, begun, takes_back):
+async def test_a_cancelled_wait_for_a_large_frame(new_box, begun):
     box = new_box(cuts=True)
     if not begun:
         await box.writing(encode_frame(1, 9))
@@ -672,10 +679,10 @@ async def test_a_cancelled_wait_for_a_large_frame(new_box, begun, takes_back):
     await settle()
     with trio.CancelScope() as scope:
         scope.cancel()
-        await box.outbox.wait_written(frame, takes_back=takes_back)
+        await box.outbox.wait_written(frame)
     assert scope.cancelled_caught
     await box.end()
-    assert frame.state is (State.UNSENT if takes_back and not begun else State.WRITTEN)
+    assert frame.state is (State.WRITTEN if begun else State.UNSENT)
 
 
 async def test_waiting_for_a_large_frame_that_is_taken_back_in_the_middle(new_box):
@@ -807,6 +814,48 @@ async def test_wait_written_ends_when_the_frame_is_taken_back(new_box):
         box.outbox.discard(frame)
     assert results == [False]
     await box.end()
+
+
+# --- what is told when a frame has left ---
+
+
+def told(frame):
+    """Notes how far it was when that was told."""
+    calls = []
+    frame.on_left = lambda: calls.append(frame.state)
+    return calls
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+async def test_who_wants_to_know_is_told_when_a_frame_has_left(new_box, cuts):
+    box = new_box(cuts=cuts)
+    frame = box.put(large())
+    calls = told(frame)
+    await settle()
+    while box.transport.writing is not None:
+        assert calls == []
+        box.transport.finish()
+        await settle()
+    assert calls == [State.WRITTEN]
+    await box.end()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("how", ["taken back", "broken"])
+async def test_who_wants_to_know_is_told_that_a_frame_will_not_leave(new_box, begun, how):
+    box = new_box(cuts=True)
+    if not begun:
+        await box.writing(encode_frame(1, 9))
+    frame = box.put(large(1))
+    calls = told(frame)
+    await settle()
+    if how == "broken":
+        box.transport.fail(trio.BrokenResourceError())
+        await settle()
+    else:
+        box.outbox.discard(frame)
+        box.outbox.discard(frame)
+    assert calls == [State.BROKEN if begun else State.UNSENT]
 
 
 # --- room ---
@@ -1072,7 +1121,7 @@ Message = collections.namedtuple("Message", "body frame bulk")
 def test_messages_leave_in_fragments_whole_or_not_at_all(steps, ending, takes):
     with pytest.MonkeyPatch.context() as patch:
         # So that a few bytes are large, and a few frames a batch.
-        patch.setattr(_outbox, "FRAGMENT", 8)
+        patch.setattr("trpc._outbox.FRAGMENT", 8)
         patch.setattr("trpc._outgoing.BATCH", 50)
         patch.setitem(Batch.add.__kwdefaults__, "until", 50)
         trio.run(history_with_fragments, steps, ending, takes, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
@@ -148,15 +149,20 @@ async def test_any_number_of_chunks(ends, number):
 
 
 async def test_all_that_is_there_is_taken_up_to_a_bound(ends):
+    sizes = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ends.theirs.send_all, MUCH)
         received = b""
         while len(received) < len(MUCH):
             await ends.transport.wait_readable()
             data = ends.transport.receive_nowait()
-            assert 0 < len(data) <= 64 * 1024
+            sizes.append(len(data))
             received += data
     assert received == MUCH
+    assert sizes[0] <= 64 * 1024
+    # More, behind a read that was full.
+    for size, behind in itertools.pairwise(sizes):
+        assert 0 < behind <= (256 if size >= 64 * 1024 else 64) * 1024
     assert ends.transport.receive_nowait() is None
 
 
