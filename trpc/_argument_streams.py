@@ -17,6 +17,7 @@ from . import _codec
 from ._errors import InvalidArguments, MessageTooLarge, RPCError
 from ._exceptions import encode_exception, encode_status
 from ._messages import ALWAYS_ACCEPTED, Kind
+from ._outgoing import State
 from ._outgoing_stream import OutgoingStream
 from ._pump import ItemError, pump
 
@@ -114,18 +115,29 @@ class ArgumentStreams:
         """Begins to send the items, when the request of the call has been sent."""
         if nursery is None:
             return
+        # The items must not overtake it.
+        has_left = trio.Event()
+        if call.state is State.QUEUED:
+            call.on_left = has_left.set
+        else:
+            has_left.set()
         streams: dict[int, OutgoingStream] = {}
         for number, (name, source, has_typed_keys) in enumerate(self._sources, 1):
             streams[number] = OutgoingStream(
                 protocol, outbox, Kind.ARGUMENT_ITEMS, call.id, number, has_typed_keys=has_typed_keys
             )
-            nursery.start_soon(self._send, source, streams[number], name, protocol, name=f"{self._method}: {name}")
+            nursery.start_soon(
+                self._send, source, streams[number], name, protocol, has_left, name=f"{self._method}: {name}"
+            )
         call.streams = streams
 
-    async def _send(self, source: AsyncIterable[object], stream: OutgoingStream, name: str, protocol: Protocol) -> None:
+    async def _send(
+        self, source: AsyncIterable[object], stream: OutgoingStream, name: str, protocol: Protocol, has_left: trio.Event
+    ) -> None:
         body = _NIL
         with trio.CancelScope() as stream.scope:
             try:
+                await has_left.wait()
                 await pump(source, stream)
             except ItemError as exc:
                 raise type(exc.reason)(f"{self._method}: argument {name}: {exc.reason}") from exc.__cause__

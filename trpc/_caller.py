@@ -334,6 +334,9 @@ class Caller(Requests):
     def _fail(self, calls: list[OutgoingCall]) -> None:
         assert self._refusal is not None
         for call in calls:
+            if call.id not in self._in_flight:
+                # Made by a producer of the arguments of another one, which has ended with that.
+                continue
             maybe_executed = not self.outbox.discard(call)
             self._forget(call)
             if call.awaited and call.cancelled:

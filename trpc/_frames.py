@@ -151,7 +151,7 @@ class FrameReader:
         """How much of the buffer has arrived, while it has room for more; else 0."""
         self._preamble_read = 0
 
-    def feed(self, data: bytes | bytearray, *, only_one: bool = False) -> list[Frame]:  # noqa: C901 - one loop, for speed
+    def feed(self, data: bytes | bytearray, *, only_one: bool = False) -> list[Frame]:  # noqa: C901, PLR0912 - one loop, for speed
         """Takes bytes, gives the frames that they complete. After the first that is faulty nothing is read.
 
         Args:
