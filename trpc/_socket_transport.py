@@ -32,6 +32,11 @@ _MAX_CHUNKS: Final = 1024
 # small pieces with a pass of the event loop for each; without a bound, control frames would wait behind megabytes.
 _NOTSENT: Final = 256 * 1024
 
+# What the kernel holds that has not been read is in front of what is small as well. Elsewhere it is as much as the network
+# needs; to oneself that is a round trip of some microseconds, and the kernel would take megabytes.
+_LOOPBACK: Final = ("127.", "[::1]")
+_LOOPBACK_BUFFER: Final = 512 * 1024
+
 
 class SocketTransport:
     """A TCP or Unix socket.
@@ -50,6 +55,8 @@ class SocketTransport:
         self._fd = stream.socket.fileno()
         with contextlib.suppress(AttributeError, OSError):  # not on this system, or not TCP
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT)
+            if address.startswith(_LOOPBACK):
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOOPBACK_BUFFER)
 
     def wait_readable(self) -> Coroutine[Any, Any, None]:
         # Trio's own coroutine. One around it would be one more to go through whenever the task is resumed, and

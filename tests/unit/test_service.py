@@ -1,13 +1,16 @@
 """What a class offers: the marks, the method table, the names of services, and the mistakes that users make."""
 
 import abc
+import dataclasses
 import functools
 import threading
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import pytest
 import trio
 import trio.testing
+from support import connected
 
 import trpc
 from trpc._service import methods_of, service_name, table_of
@@ -303,6 +306,309 @@ def test_an_override_that_is_a_generator():
 
     with pytest.raises(TypeError, match=r"Impl\.get is a plain generator; to send a stream, make it an `async def`"):
         methods_of(Impl)
+
+
+# --- streams ---
+
+
+class Log:
+    """Methods that give streams, in all the ways in which they can be written."""
+
+    def __init__(self):
+        self.closed = 0
+
+    @trpc.method
+    async def generator(self, number: int) -> AsyncIterator[int]:
+        """Counts."""
+        try:
+            for i in range(number):
+                yield i
+        finally:
+            self.closed += 1
+
+    @trpc.method
+    async def without_hints(self, number):
+        for i in range(number):
+            yield i
+
+    @trpc.method
+    def returns_one(self, number: int) -> AsyncIterator[int]:
+        return self._items(number)
+
+    @trpc.method
+    async def awaits_one(self, number: int) -> AsyncIterable[int]:
+        await trio.lowlevel.checkpoint()
+        return self._items(number)
+
+    @trpc.method
+    def returns_channel(self, number: int) -> trio.abc.ReceiveChannel[int]:
+        send, receive = trio.open_memory_channel(number)
+        for i in range(number):
+            send.send_nowait(i)
+        send.close()
+        return receive
+
+    @trpc.method(idempotent=True)
+    async def with_options(self, number: int) -> AsyncIterator[int]:
+        for i in range(number):
+            yield i
+
+    @trpc.method
+    async def total(self, numbers: AsyncIterable[int]) -> int:
+        return sum([number async for number in numbers])
+
+    async def _items(self, number):
+        try:
+            for i in range(number):
+                yield i
+        finally:
+            self.closed += 1
+
+
+STREAMS = ["generator", "without_hints", "returns_one", "awaits_one", "returns_channel", "with_options"]
+# Those whose generator notes that it was closed.
+NOTED = ["generator", "returns_one", "awaits_one"]
+
+
+def test_what_gives_a_stream_is_known():
+    table = methods_of(Log)
+    assert {name for name, method in table.items() if method.is_stream} == set(STREAMS)
+    for name in STREAMS:
+        method = table[name]
+        assert (method.is_async, method.in_thread, method.idempotent) == (True, False, name == "with_options")
+        assert method.signature.items is not None
+        assert method.signature.returns == (Any if name == "without_hints" else int)
+    assert not table["total"].is_stream
+    assert table["total"].signature.has_streams
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_for_local_callers_it_is_a_channel(name):
+    log = Log()
+    async with getattr(log, name)(5) as numbers:
+        assert isinstance(numbers, trio.abc.ReceiveChannel)
+        assert await numbers.receive() == 0
+        assert [number async for number in numbers] == [1, 2, 3, 4]
+    assert log.closed == (name in NOTED)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+async def test_for_local_callers_who_leave_early_it_is_closed(name):
+    log = Log()
+    async with getattr(log, name)(5) as numbers:
+        assert await numbers.receive() == 0
+    assert log.closed == (name in NOTED)
+
+
+async def test_an_iterator_that_is_no_generator_is_not_closed_for_local_callers():
+    class Numbers:
+        def __init__(self):
+            self.left = [1, 2, 3]
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            if not self.left:
+                raise StopAsyncIteration
+            return self.left.pop(0)
+
+    class Service:
+        @trpc.method
+        def numbers(self) -> AsyncIterator[int]:
+            return numbers
+
+    numbers = Numbers()
+    async with Service().numbers() as items:
+        assert [item async for item in items] == [1, 2, 3]
+
+
+def test_the_server_calls_the_function_of_a_stream_itself():
+    log = Log()
+    table = table_of(log)
+    assert table["Log.generator"].call.__func__ is methods_of(Log)["generator"].function
+    generator = table["Log.generator"].call(1)
+    assert hasattr(generator, "athrow")
+
+
+def test_streams_keep_their_name_and_documentation():
+    assert Log.generator.__name__ == "generator"
+    assert Log.generator.__doc__ == "Counts."
+    assert Log.returns_one.__name__ == "returns_one"
+
+
+@pytest.mark.parametrize("name", ["f", "g"])
+def test_what_gives_a_stream_does_not_run_in_a_thread(name):
+    async def f(self) -> AsyncIterator[int]:
+        yield 1
+
+    def g(self) -> AsyncIterator[int]: ...
+
+    with pytest.raises(TypeError, match=rf"in_thread=True\): .*\.{name} .*only a blocking `def` can run in a thread"):
+        trpc.method(in_thread=True)(f if name == "f" else g)
+
+
+def test_a_stream_takes_self():
+    with pytest.raises(TypeError, match="f takes no self"):
+
+        @trpc.method
+        async def f():
+            yield 1
+
+
+def test_a_stream_has_a_public_name():
+    with pytest.raises(TypeError, match="_f has a private name"):
+
+        @trpc.method
+        async def _f(self):
+            yield 1
+
+
+def logged(function):
+    """A decorator that knows nothing of what it wraps."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("hinted", [False, True])
+async def test_a_wrapper_of_a_generator_is_one(hinted):
+    async def f(self):
+        yield 1
+
+    if hinted:
+        f.__annotations__["return"] = AsyncIterator[int]
+
+    class Service:
+        g = trpc.method(logged(f))
+
+    assert methods_of(Service)["g"].is_stream
+    async with Service().g() as items:
+        assert [item async for item in items] == [1]
+
+
+class Later:
+    """Its methods' hints name what is defined further down."""
+
+    @trpc.method
+    def f(self) -> "AsyncIterator[DefinedLater]":
+        return self._items()
+
+    @trpc.method
+    async def g(self) -> "AsyncIterator[DefinedLater]":
+        async for item in self._items():
+            yield item
+
+    async def _items(self):
+        yield DefinedLater()
+
+
+@pytest.mark.parametrize("name", ["f", "g"])
+async def test_a_hint_may_name_what_is_defined_further_down(name):
+    assert methods_of(Later)[name].is_stream
+    async with getattr(Later(), name)() as items:
+        assert [type(item) async for item in items] == [DefinedLater]
+
+
+@dataclasses.dataclass
+class DefinedLater:
+    pass
+
+
+# As it is written in a Protocol or an abstract class.
+
+
+class Feed(Protocol):
+    @trpc.method
+    def ticks(self, number: int) -> AsyncIterator[int]: ...
+
+
+class AbstractFeed(abc.ABC):
+    @trpc.method
+    @abc.abstractmethod
+    def ticks(self, number: int) -> AsyncIterator[int]: ...
+
+
+class AsyncFeed(abc.ABC):
+    """Here the body says what it is."""
+
+    @trpc.method
+    @abc.abstractmethod
+    async def ticks(self, number: int) -> AsyncIterator[int]:
+        raise NotImplementedError
+        yield
+
+
+INTERFACES = [Feed, AbstractFeed, AsyncFeed]
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_an_interface_with_a_stream(interface):
+    method = methods_of(interface)["ticks"]
+    assert method.is_stream
+    assert method.signature.returns is int
+
+
+@pytest.mark.parametrize("interface", INTERFACES)
+@pytest.mark.parametrize("how", ["generator", "returns", "awaits", "generator with hints"])
+async def test_an_override_of_a_stream_needs_no_mark_and_no_hints(interface, how):
+    async def items(number):
+        for i in range(number):
+            yield i
+
+    class Impl(interface):
+        if how == "generator":
+
+            async def ticks(self, number):
+                async for item in items(number):
+                    yield item
+
+        elif how == "generator with hints":
+
+            async def ticks(self, number: int) -> AsyncIterator[int]:
+                async for item in items(number):
+                    yield item
+
+        elif how == "returns":
+
+            def ticks(self, number):
+                return items(number)
+
+        else:
+
+            async def ticks(self, number):
+                return items(number)
+
+    method = methods_of(Impl)["ticks"]
+    assert (method.is_stream, method.is_async) == (True, True)
+    assert method.signature.returns is int
+    assert method.function is Impl.ticks
+    async with connected(Impl()) as (client, _):
+        async with client.proxy(interface).ticks(3) as ticks:
+            assert [tick async for tick in ticks] == [0, 1, 2]
+
+
+def test_an_override_by_a_plain_generator():
+    class Impl(AbstractFeed):
+        def ticks(self, number):
+            yield number
+
+    with pytest.raises(TypeError, match=r"Impl\.ticks is a plain generator; to send a stream, make it an `async def`"):
+        methods_of(Impl)
+
+
+def test_an_override_that_is_a_stream_is_not_run_in_a_thread():
+    class Impl(Interface):
+        async def get(self, key): ...
+
+        async def block(self, n):
+            yield n
+
+    block = methods_of(Impl)["block"]
+    assert (block.is_stream, block.in_thread) == (True, False)
 
 
 # --- names ---

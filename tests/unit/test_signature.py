@@ -5,15 +5,18 @@ import datetime as dt
 import decimal
 import enum
 import math
+import typing
 import uuid
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Iterator
 from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict
 
 import msgspec
 import pytest
+import trio
 
 from trpc import InvalidArguments
 from trpc import _codec as codec
-from trpc._signature import Signature
+from trpc._signature import Signature, returns_stream
 
 
 class Color(enum.Enum):
@@ -403,3 +406,263 @@ def test_a_hint_that_has_no_hash():
 
     with pytest.raises(InvalidArguments, match="argument 'a': Expected `int`, got `str`"):
         Signature(Notes.f, "Notes.f").convert_arguments(["x"], None)
+
+
+# --- streams ---
+
+# All that says that an argument is a stream, with what is in it.
+STREAM_HINTS = [
+    (AsyncIterable[int], int),
+    (AsyncIterator[int], int),
+    (trio.abc.ReceiveChannel[int], int),
+    (typing.AsyncIterable[int], int),
+    (typing.AsyncIterator[int], int),
+    (AsyncIterable, Any),
+    (AsyncIterator, Any),
+    (trio.abc.ReceiveChannel, Any),
+    (typing.AsyncIterator, Any),
+    (AsyncIterator[Any], Any),
+    (AsyncIterator[object], Any),
+    (AsyncIterator[dict[int, Line]], dict[int, Line]),
+]
+# Of a result, this one as well.
+RESULT_HINTS = [*STREAM_HINTS, (AsyncGenerator[int, None], int), (typing.AsyncGenerator[int, None], int)]
+OPTIONAL = [lambda hint: hint | None, lambda hint: None | hint, lambda hint: typing.Optional[hint]]  # noqa: UP045
+
+
+class Channel(trio.abc.ReceiveChannel):
+    """Stands for a stream that the caller sends."""
+
+    async def receive(self): ...
+
+    async def aclose(self): ...
+
+
+def taking(hint, *, default=None):
+    def function(self, before: int, value, after: str = "a"): ...
+
+    function.__annotations__["value"] = hint
+    return Signature(function, "Service.method")
+
+
+@pytest.mark.parametrize(("hint", "item"), STREAM_HINTS, ids=str)
+def test_a_parameter_that_is_a_stream(hint, item):
+    signature = taking(hint)
+    assert signature.has_streams
+    assert signature.stream_at(0) is signature.stream_at("before") is signature.stream_at("after") is None
+    stream = signature.stream_at(1)
+    assert stream is signature.stream_at("value")
+    assert not stream.is_optional
+    check_items(stream, item)
+    assert signature.items is None
+
+
+def check_items(stream, item):
+    if item is Any:
+        assert (stream.convert, stream.convert_all) == (None, None)
+    elif item is int:
+        assert stream.convert(5) == 5
+        assert stream.convert_all([5, 6]) == [5, 6]
+        for bad in ("5", None, 1.5):
+            with pytest.raises(codec.DecodeError):
+                stream.convert(bad)
+            with pytest.raises(codec.DecodeError):
+                stream.convert_all([1, bad])
+    else:
+        assert stream.convert({"1": {"item": "a"}}) == {1: Line("a")}
+        assert stream.convert_all([{"1": {"item": "a"}}]) == [{1: Line("a")}]
+    assert stream.has_typed_keys is (item not in {Any, int})
+
+
+@pytest.mark.parametrize(("hint", "item"), STREAM_HINTS[:6], ids=str)
+@pytest.mark.parametrize("optional", OPTIONAL)
+def test_a_stream_may_be_left_out(hint, item, optional):
+    signature = taking(optional(hint))
+    assert signature.stream_at("value").is_optional
+    check_items(signature.stream_at("value"), item)
+    assert signature.convert_arguments([1, None], None) == ((1, None), {})
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_a_stream_is_bound_as_any_argument(by_name):
+    channel = Channel()
+    signature = taking(AsyncIterator[int])
+    if by_name:
+        assert signature.convert_arguments([], {"value": channel, "before": 1}) == ((1, channel), {})
+    else:
+        assert signature.convert_arguments([1, channel], {"after": "x"}) == ((1, channel, "x"), {})
+    with pytest.raises(InvalidArguments, match="argument 'before': Expected `int`, got `str`"):
+        signature.convert_arguments(["x", channel], None)
+    with pytest.raises(InvalidArguments, match="missing a required argument: 'value'"):
+        signature.convert_arguments([1], None)
+
+
+@pytest.mark.parametrize("value", [None, [], [1], "text", {"a": 1}, 5])
+@pytest.mark.parametrize("is_optional", [False, True])
+def test_what_is_no_stream_does_not_take_the_place_of_one(value, is_optional):
+    if value is None and is_optional:
+        return
+    signature = taking(AsyncIterator[int] | None if is_optional else AsyncIterator[int])
+    with pytest.raises(
+        InvalidArguments,
+        match=rf"^Service\.method: argument 'value': Expected a stream, got `{type(value).__name__}`",
+    ):
+        signature.convert_arguments([1, value], None)
+
+
+class Streams:
+    def many(self, first: int, *rest: AsyncIterator[int]): ...
+
+    def named(self, first: int = 1, **rest: AsyncIterator[str] | None): ...
+
+    def both(self, *rest: AsyncIterator[int], last: AsyncIterator[str], other: int = 5): ...
+
+    def none(self, first: int, *rest: int, **more: str): ...
+
+
+def of(name):
+    return Signature(getattr(Streams, name), f"Streams.{name}")
+
+
+def test_streams_among_any_number_of_arguments():
+    signature = of("many")
+    assert signature.stream_at(0) is None
+    assert signature.stream_at(1) is signature.stream_at(7) is not None
+    one, two = Channel(), Channel()
+    assert signature.convert_arguments([1, one, two], None) == ((1, one, two), {})
+    with pytest.raises(InvalidArguments, match=r"argument '\*rest': Expected a stream, got `int`"):
+        signature.convert_arguments([1, one, 2], None)
+
+
+def test_streams_among_any_keyword_arguments():
+    signature = of("named")
+    assert signature.stream_at(0) is signature.stream_at("first") is None
+    assert signature.stream_at("x") is signature.stream_at("y") is not None
+    assert signature.stream_at("x").is_optional
+    one = Channel()
+    assert signature.convert_arguments([], {"x": one, "y": None}) == ((), {"x": one, "y": None})
+    with pytest.raises(InvalidArguments, match="argument 'y': Expected a stream"):
+        signature.convert_arguments([], {"x": one, "y": 1})
+
+
+def test_streams_of_all_kinds_of_parameters():
+    signature = of("both")
+    check_items(signature.stream_at(3), int)
+    assert signature.stream_at("last") is not signature.stream_at(0)
+    assert signature.stream_at("other") is None
+    assert signature.stream_at("missing") is None
+
+
+def test_a_method_without_streams_has_none():
+    signature = of("none")
+    assert not signature.has_streams
+    assert [signature.stream_at(place) for place in (0, 5, "first", "x")] == [None] * 4
+    assert Signature(Shapes.none, "Shapes.none").stream_at(0) is None
+
+
+def test_a_keyword_argument_that_is_named_as_what_it_cannot_be():
+    def function(self, a: int, /, *items: AsyncIterator[int], **rest: AsyncIterator[str]): ...
+
+    signature = Signature(function, "Service.method")
+    # Python takes these for some of **rest.
+    assert signature.stream_at("a") is signature.stream_at("items") is signature.stream_at("other") is not None
+    channel = Channel()
+    assert signature.convert_arguments([1], {"a": channel, "items": channel}) == (
+        (1,),
+        {"a": channel, "items": channel},
+    )
+
+
+def test_keys_of_items_do_not_concern_the_other_arguments():
+    assert not taking(AsyncIterator[dict[int, str]]).has_typed_keys
+    channel = Channel()
+    assert taking(AsyncIterator[int]).with_text_keys([1, channel], {}) == ((1, channel), {})
+
+
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [
+        (AsyncIterator[Custom], "Custom"),
+        (AsyncIterator[AsyncIterator[int]], "AsyncIterator"),
+        (list[AsyncIterator[int]], "AsyncIterator"),
+        (tuple[AsyncIterator[int], int], "AsyncIterator"),
+        (dict[str, AsyncIterator[int]], "AsyncIterator"),
+        (AsyncIterator[int] | int, "AsyncIterator"),
+        (AsyncIterator[int] | list[int] | None, "AsyncIterator"),
+        (AsyncIterator[int] | AsyncIterable[str], "AsyncItera"),
+        (Annotated[AsyncIterator[int], "note"], "AsyncIterator"),
+        (AsyncGenerator[int, None], "AsyncGenerator"),
+        (Iterator[int], "Iterator"),
+        (Awaitable[int], "Awaitable"),
+        (trio.MemoryReceiveChannel[int], "MemoryReceiveChannel"),
+        (trio.abc.Channel[int], "Channel"),
+        (Channel, "Channel"),
+    ],
+    ids=str,
+)
+def test_a_stream_where_none_can_be_is_named_when_the_method_is_registered(hint, shown):
+    with pytest.raises(TypeError, match=rf"^Service\.method: the type hint `.*{shown}.*` of parameter 'value'"):
+        taking(hint)
+
+
+# --- streams that are results ---
+
+
+def giving(hint):
+    def function(self): ...
+
+    function.__annotations__ = {"return": hint}
+    return function
+
+
+@pytest.mark.parametrize(("hint", "item"), RESULT_HINTS, ids=str)
+def test_a_result_that_is_a_stream(hint, item):
+    assert returns_stream(giving(hint))
+    signature = Signature(giving(hint), "Service.method", is_stream=True)
+    assert signature.returns == item
+    assert not signature.items.is_optional
+    check_items(signature.items, item)
+    assert not signature.has_streams
+
+
+@pytest.mark.parametrize(
+    "hint", [int, None, list[int], list, Any, Iterator[int], Awaitable[int], "int", "Missing", "1 +"]
+)
+def test_other_results_are_no_streams(hint):
+    assert not returns_stream(giving(hint))
+
+
+def test_without_a_hint_an_async_generator_is_one():
+    async def generate(self):
+        yield 1
+
+    def plain(self): ...
+
+    assert returns_stream(generate)
+    assert not returns_stream(plain)
+    signature = Signature(generate, "Service.method", is_stream=True)
+    check_items(signature.items, Any)
+
+
+@pytest.mark.parametrize("hint", ["AsyncIterator[int]", "typing.AsyncIterator['int']", "trio.abc.ReceiveChannel[Line]"])
+def test_a_hint_as_text_says_it_too(hint):
+    assert returns_stream(giving(hint))
+    assert Signature(giving(hint), "Service.method", is_stream=True).items is not None
+
+
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [
+        (AsyncIterator[Custom], "Custom"),
+        (AsyncIterator[AsyncIterator[int]], "AsyncIterator"),
+        (AsyncIterator[list[AsyncIterator[int]]], "AsyncIterator"),
+        (AsyncIterator[int] | None, "AsyncIterator"),
+        (AsyncIterator[int] | int, "AsyncIterator"),
+        (list[AsyncIterator[int]], "AsyncIterator"),
+    ],
+    ids=str,
+)
+def test_a_result_with_a_stream_where_none_can_be_is_named_when_the_method_is_registered(hint, shown):
+    function = giving(hint)
+    with pytest.raises(TypeError, match=rf"^Service\.method: the type hint `.*{shown}.*` of the result"):
+        Signature(function, "Service.method", is_stream=returns_stream(function))
