@@ -19,7 +19,7 @@ from ._exceptions import encode_exception, encode_status
 from ._messages import ALWAYS_ACCEPTED, Kind
 from ._outgoing import State
 from ._outgoing_stream import OutgoingStream
-from ._pump import ItemError, pump
+from ._pump import ItemError, close, pump
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -55,6 +55,7 @@ class ArgumentStreams:
         self.kwargs = dict(kwargs)
         self.places: dict[int, int | str] = {}
         self._method = method
+        self._has_begun = False
         self._sources: list[tuple[str, AsyncIterable[object], bool]] = []
         for position, value in enumerate(args):
             if (source := self._source(position, value, signature)) is not None:
@@ -103,21 +104,31 @@ class ArgumentStreams:
                     yield nursery
                 finally:
                     nursery.cancel_scope.cancel()
+                    if not self._has_begun:
+                        for _, source, _ in self._sources:
+                            await close(source)
         except BaseExceptionGroup as group:
             # That there was a nursery is nobody's concern: what was raised alone stays alone.
             errors = [exc for exc in group.exceptions if not isinstance(exc, trio.Cancelled)]
             if len(errors) > 1:
                 raise
             error = errors[0] if errors else group.exceptions[0]
-            raise error from error.__cause__
+            context = error.__context__
+            try:
+                raise error
+            finally:
+                error.__context__ = context
+                # Not a cycle with the traceback.
+                del error, errors, context
 
     def send(self, call: OutgoingCall, nursery: trio.Nursery | None, protocol: Protocol, outbox: Outbox) -> None:
         """Begins to send the items, when the request of the call has been sent."""
         if nursery is None:
             return
+        self._has_begun = True
         # The items must not overtake it.
         has_left = trio.Event()
-        if call.state is State.QUEUED:
+        if call.state is State.QUEUED or call.cutter is not None:
             call.on_left = has_left.set
         else:
             has_left.set()
@@ -137,8 +148,11 @@ class ArgumentStreams:
         body = _NIL
         with trio.CancelScope() as stream.scope:
             try:
-                await has_left.wait()
-                await pump(source, stream)
+                try:
+                    await has_left.wait()
+                    await pump(source, stream)
+                finally:
+                    await close(source)
             except ItemError as exc:
                 raise type(exc.reason)(f"{self._method}: argument {name}: {exc.reason}") from exc.__cause__
             except Exception as exc:

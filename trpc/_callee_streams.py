@@ -163,9 +163,9 @@ class _Argument:
         self._outbox.put(data, control=True)
 
     async def leave(self) -> None:
-        await trio.lowlevel.checkpoint()
         if not (self._stopped or self.stream.has_ended):
             self._stopped = True
             self._outbox.put(self._protocol.stop(self._call_id, self._number), control=True)
+        await trio.lowlevel.checkpoint()
         with trio.move_on_after(self._patience):
             await self.stream.wait_ended()

@@ -73,7 +73,6 @@ class Outbox(Writer):
         control: bool = False,
         alone: bool = True,
         bulk: bool = False,
-        cut: bool = True,
     ) -> Outgoing:
         """Puts a frame in. Control frames go before all others, so that no large message delays them.
 
@@ -83,7 +82,6 @@ class Outbox(Writer):
             control: whether it goes first.
             alone: whether nothing else is likely to be put in during this pass of the event loop.
             bulk: whether it goes last: items of streams, and what has to come behind them.
-            cut: whether it may leave in fragments.
         """
         if frame is None:
             frame = Outgoing()
@@ -93,7 +91,7 @@ class Outbox(Writer):
         frame.data = data
         frame.size = size = len(data) if isinstance(data, bytes) else size_of(data)
         frame.is_bulk = bulk
-        if size > FRAGMENT and cut and self.cuts:
+        if size > FRAGMENT and self.cuts:
             frame.cutter = Cutter(data, FRAGMENT)
         self._put(frame, data, size, control=control, alone=alone)
         return frame

@@ -44,26 +44,23 @@ async def pump(source: AsyncIterable[object], stream: OutgoingStream) -> None:
         Exception: what ``source`` raises, after the items before it have left.
     """
     iterator: AsyncIterator[object] = source.__aiter__()
-    generator = _generator_of(iterator)
     try:
         await _send_items(iterator, stream)
     finally:
-        if generator is not None:
-            await _close(generator)
+        await close(iterator)
 
 
-async def _close(generator: AsyncGenerator[object]) -> None:
+async def close(source: AsyncIterable[object]) -> None:
+    """Closes an async generator; what else there is belongs to whoever has made it."""
+    if not isinstance(source, AsyncGenerator):
+        return
     try:
-        await generator.aclose()
+        await source.aclose()
     except BaseExceptionGroup as group:
         # What a nursery around the `yield` makes of a GeneratorExit, which Python then does not recognise.
         _, rest = group.split(GeneratorExit)
         if rest is not None:
             raise rest from None
-
-
-def _generator_of(iterator: AsyncIterator[object]) -> AsyncGenerator[object] | None:
-    return cast("AsyncGenerator[object]", iterator) if isinstance(iterator, AsyncGenerator) else None
 
 
 async def _send_items(iterator: AsyncIterator[object], stream: OutgoingStream) -> None:

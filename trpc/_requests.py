@@ -124,8 +124,7 @@ class Requests:
 
     def _send(self, call: OutgoingCall, body: Data) -> None:
         call.id, data = self.protocol.request(body)
-        # Items of its arguments must not overtake the rest of a request.
-        self.outbox.put(data, call, alone=self._is_alone(), cut=not call.places)
+        self.outbox.put(data, call, alone=self._is_alone())
         self._in_flight[call.id] = call
         if self.outbox.unsent_answers:
             # If the reading has stopped, it has to go on, for the reply.

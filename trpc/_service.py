@@ -108,6 +108,8 @@ def _mark(function: Callable[..., Any], *, in_thread: bool, idempotent: bool) ->
         raise TypeError(
             f"@trpc.method: {name} wraps an `async def` in a plain function: make the wrapper async as well"
         )
+    if is_stream and in_thread:
+        raise TypeError(f"@trpc.method(in_thread=True): {name} gives a stream, which cannot be made in a thread")
     if is_async and in_thread:
         raise TypeError(f"@trpc.method(in_thread=True): {name} is async; only a blocking `def` can run in a thread")
     first = next(iter(inspect.signature(function).parameters.values()), None)

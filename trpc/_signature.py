@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _NO_KEYWORDS: Final[Mapping[str, Any]] = {}
 _POSITIONAL: Final = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
+_KEYWORD: Final = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
 
 # What a hint has to be for a stream from the caller, and for one from the method.
 _ARGUMENT_STREAMS: Final = (AsyncIterable, AsyncIterator, trio.abc.ReceiveChannel)
@@ -91,9 +92,9 @@ class Signature:
         self._method = method
         self._hints = {parameter.name: _hint(hints, parameter.name) for parameter in parameters}
         self.returns: Any = _item_hint(hints.get("return", Any)) if is_stream else _hint(hints, "return")
-        for name, hint in [*self._hints.items(), ("return", self.returns)]:
-            checked = hint if (item := _stream_hint(hint)) is None else item[0]
-            _check(checked, "the result" if name == "return" else f"parameter {name!r}", method)
+        for name, hint in self._hints.items():
+            _check(hint if (item := _stream_hint(hint)) is None else item[0], f"parameter {name!r}", method)
+        _check(self.returns, "the result", method)
         self._streams = {
             name: _stream_of(*item) for name, hint in self._hints.items() if (item := _stream_hint(hint)) is not None
         }
@@ -106,6 +107,7 @@ class Signature:
         self.returns_typed_keys = _codec.has_typed_keys(self.returns)
         positional = [p for p in parameters if p.kind in _POSITIONAL]
         self._positional_names = [p.name for p in positional]
+        self._keywords = {p.name for p in parameters if p.kind in _KEYWORD}
         self._variadic = {p.kind: p.name for p in parameters}
         self._tuples = {} if self._streams else _converters_by_arity(parameters, positional, self._hints)
         self.convert_result = None if self.returns is Any else _codec.converter(self.returns)
@@ -133,7 +135,7 @@ class Signature:
     def stream_at(self, place: int | str) -> StreamOf | None:
         """What is in the stream that the argument at a position, or with a keyword, has to be; None: it is no stream."""
         if isinstance(place, str):
-            name = place if place in self._hints else self._variadic.get(inspect.Parameter.VAR_KEYWORD)
+            name = place if place in self._keywords else self._variadic.get(inspect.Parameter.VAR_KEYWORD)
         elif place < len(self._positional_names):
             name = self._positional_names[place]
         else:
@@ -228,7 +230,7 @@ def _plain(hint: Any) -> Any:
 
 def returns_stream(function: Callable[..., object]) -> bool:
     """Whether calling ``function`` gives items, by what it is or what its hint says."""
-    if inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(inspect.unwrap(function)):
         return True
     hint: Any = getattr(function, "__annotations__", {}).get("return")
     if isinstance(hint, str):
@@ -237,7 +239,8 @@ def returns_stream(function: Callable[..., object]) -> bool:
                 "return"
             ]
         except Exception:  # noqa: BLE001 - it cannot be evaluated, or not yet: reported when the service is used
-            return False
+            name = str(hint).partition("[")[0].rpartition(".")[2]
+            return any(name == kind.__name__ for kind in _RESULT_STREAMS)
     return (get_origin(hint) or hint) in _RESULT_STREAMS
 
 
@@ -266,6 +269,8 @@ def _stream_of(hint: Any, is_optional: bool) -> StreamOf:
 
 
 def _check(hint: Any, what: str, method: str) -> None:
+    if any((get_origin(hint) or hint) is kind for kind in (AsyncGenerator, trio.MemoryReceiveChannel)):
+        raise TypeError(f"{method}: {what} is a stream if its type hint is AsyncIterator[...], not `{hint}`")
     try:
         _codec.check_hint(hint)
     except Exception as exc:  # hints inside of classes are evaluated here
