@@ -304,7 +304,11 @@ async def _invoke(call: IncomingCall, bound: BoundMethod) -> Any:
         raise ArgumentsError(exc) from None
     if call.items is not None:
         result = bound.call(*args, **kwargs)
-        await pump(await result if inspect.isawaitable(result) else result, call.items)
+        if inspect.isawaitable(result):
+            result = await result
+        if not hasattr(result, "__aiter__"):
+            raise TypeError(f"{bound.name} has to give an async iterable, not {type(result).__name__!r}")
+        await pump(result, call.items)
         return None
     if bound.method.is_async:
         return await bound.call(*args, **kwargs)

@@ -230,7 +230,10 @@ def _plain(hint: Any) -> Any:
 
 def returns_stream(function: Callable[..., object]) -> bool:
     """Whether calling ``function`` gives items, by what it is or what its hint says."""
-    if inspect.isasyncgenfunction(inspect.unwrap(function)):
+    if inspect.isasyncgenfunction(function):
+        return True
+    # A plain wrapper passes on what the generator function gives; an async one makes something else of it.
+    if not inspect.iscoroutinefunction(function) and inspect.isasyncgenfunction(inspect.unwrap(function)):
         return True
     hint: Any = getattr(function, "__annotations__", {}).get("return")
     if isinstance(hint, str):
