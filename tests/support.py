@@ -9,10 +9,9 @@ import trio
 import trio.testing
 
 import trpc
-from trpc import _codec
-from trpc._frames import PREAMBLE, Frame, FrameReader, encode_frame
+from trpc import _codec, _outbox, _outgoing, _outgoing_stream
+from trpc._frames import PREAMBLE, Data, Frame, FrameReader, encode_frame
 from trpc._messages import Hello, Kind, encode_request
-from trpc._frames import Data
 
 
 @contextlib.asynccontextmanager
@@ -165,6 +164,15 @@ async def raw_client_of(services, *, lockstep=False, **options):
         nursery.start_soon(lambda: trpc.serve_stream(services, theirs, **options))
         yield RawPeer(ours)
         nursery.cancel_scope.cancel()
+
+
+def cut_into(patch, fragment, batch=None):
+    """Has frames leave in small fragments, and in small batches, so that what is done with large ones takes little."""
+    for module in (_outgoing, _outbox, _outgoing_stream):
+        patch.setattr(module, "FRAGMENT", fragment)
+    if batch is not None:
+        patch.setattr(_outgoing, "BATCH", batch)
+        patch.setattr(_outgoing.Batch.add, "__kwdefaults__", {"until": batch})
 
 
 class Fails:

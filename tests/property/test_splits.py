@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from support import fed, filled, frames_of
 
 from trpc import Limits, ProtocolError, _frames
-from trpc._frames import PREAMBLE, FrameReader, encode_frame
+from trpc._frames import CONTINUED, MORE, PREAMBLE, FrameReader, encode_frame
 from trpc._messages import Hello, Kind, encode_request
 from trpc._protocol import Protocol
 
@@ -27,25 +27,78 @@ bodies = st.one_of(
 )
 
 
+STEPS = [
+    "request",
+    "notify",
+    "cancel",
+    "ping",
+    "later",
+    "goaway",
+    "items",
+    "end",
+    "credit",
+    "result-items",
+    "argument-credit",
+    "stop",
+    "rest",
+]
+# Calls of the other side's, which makes them before it receives anything.
+OPEN = 3
+
+
 @st.composite
-def sessions(draw):
-    """What a well-behaved peer sends: hello, requests, cancels of them, notifications, pings, later kinds."""
+def sessions(draw):  # noqa: C901, PLR0912 - one branch a kind
+    """What a well-behaved peer sends: hello, requests, cancels of them, items, credit, notifications, pings, later kinds.
+
+    Some of it in fragments, with other messages between them.
+    """
     data = PREAMBLE + HELLO
     last = 0
-    for step in draw(
-        st.lists(st.sampled_from(["request", "notify", "cancel", "ping", "later", "goaway"]), max_size=12)
-    ):
-        if step in {"request", "notify"}:
-            last += draw(st.integers(1, 3))
-            data += encode_frame(Kind.REQUEST if step == "request" else Kind.NOTIFY, last, draw(bodies))
-        elif step == "cancel":
-            data += encode_frame(Kind.CANCEL, draw(st.integers(0, last)))
-        elif step == "ping":
-            data += encode_frame(Kind.PING, draw(st.integers(0, 2**64 - 1)))
-        elif step == "goaway":
-            data += encode_frame(Kind.GOAWAY, 0, draw(st.binary(max_size=10)))
-        else:
-            data += encode_frame(draw(st.integers(0x80, 0xFF)), draw(st.integers(0, 9)), draw(bodies), flags=1)
+    rests = []  # of messages that have begun
+
+    def message(kind, call_id, body, stream=0):
+        """Whole, or its first fragment; nothing, if it would have to wait for another one."""
+        if (kind, call_id, stream) in [rest[:3] for rest in rests]:
+            return b""
+        if len(body) > 1 and draw(st.booleans()):
+            cut = draw(st.integers(1, len(body) - 1))
+            rests.append((kind, call_id, stream, body[cut:]))
+            return encode_frame(kind, call_id, body[:cut], flags=MORE, stream=stream)
+        return encode_frame(kind, call_id, body, stream=stream)
+
+    for step in draw(st.lists(st.sampled_from(STEPS), max_size=14)):
+        # Of a call that has been made, whether it is open or not.
+        theirs, ours = draw(st.integers(0, last)), draw(st.integers(1, OPEN))
+        match step:
+            case "request" | "notify":
+                last += draw(st.integers(1, 3))
+                data += message(Kind.REQUEST if step == "request" else Kind.NOTIFY, last, draw(bodies))
+            case "cancel":
+                data += encode_frame(Kind.CANCEL, theirs)
+            case "ping":
+                data += encode_frame(Kind.PING, draw(st.integers(0, 2**64 - 1)))
+            case "goaway":
+                data += encode_frame(Kind.GOAWAY, 0, draw(st.binary(max_size=10)))
+            case "items":
+                data += message(Kind.ARGUMENT_ITEMS, theirs, draw(bodies), draw(st.integers(1, 2)))
+            case "end":
+                stream = draw(st.integers(1, 2))
+                rests = [rest for rest in rests if rest[:3] != (Kind.ARGUMENT_ITEMS, theirs, stream)]
+                data += encode_frame(Kind.ARGUMENT_END, theirs, draw(bodies), stream=stream)
+            case "credit":
+                data += encode_frame(Kind.RESULT_CREDIT, theirs, draw(bodies))
+            case "result-items":
+                data += message(Kind.RESULT_ITEMS, ours, draw(bodies))
+            case "argument-credit":
+                data += encode_frame(Kind.ARGUMENT_CREDIT, ours, draw(bodies), stream=draw(st.integers(1, 2)))
+            case "stop":
+                data += encode_frame(Kind.ARGUMENT_STOP, ours, stream=draw(st.integers(1, 2)))
+            case "rest":
+                if rests:
+                    kind, call_id, stream, body = rests.pop(draw(st.integers(0, len(rests) - 1)))
+                    data += encode_frame(kind, call_id, body, flags=CONTINUED, stream=stream)
+            case _:
+                data += encode_frame(draw(st.integers(0x80, 0xFF)), draw(st.integers(0, 9)), draw(bodies), flags=1)
     return data
 
 
@@ -95,7 +148,7 @@ def what_happened(error):
 def run_protocol(pieces, feed=fed):
     """All events that the pieces give, and the error that ends them; anything but a ProtocolError is raised."""
     protocol = Protocol(LIMITS)
-    for _ in range(3):
+    for _ in range(OPEN):
         protocol.request(b"")
     protocol.ping()
     events, error = frames_of(protocol, pieces, feed)

@@ -17,7 +17,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def programs():
     """Each complete program, with the text block that follows it, if any."""
-    for page in ("README.md", "docs/index.md", "docs/tutorial.md"):
+    for page in ("README.md", "docs/index.md", "docs/tutorial.md", "docs/streams.md"):
         blocks = BLOCK.findall((ROOT / page).read_text())
         for number, (language, text) in enumerate(blocks, 1):
             if language == "python" and "trio.run(" in text:

@@ -591,10 +591,8 @@ def test_keys_of_items_do_not_concern_the_other_arguments():
         (AsyncIterator[int] | list[int] | None, "AsyncIterator"),
         (AsyncIterator[int] | AsyncIterable[str], "AsyncItera"),
         (Annotated[AsyncIterator[int], "note"], "AsyncIterator"),
-        (AsyncGenerator[int, None], "AsyncGenerator"),
         (Iterator[int], "Iterator"),
         (Awaitable[int], "Awaitable"),
-        (trio.MemoryReceiveChannel[int], "MemoryReceiveChannel"),
         (trio.abc.Channel[int], "Channel"),
         (Channel, "Channel"),
     ],
@@ -603,6 +601,23 @@ def test_keys_of_items_do_not_concern_the_other_arguments():
 def test_a_stream_where_none_can_be_is_named_when_the_method_is_registered(hint, shown):
     with pytest.raises(TypeError, match=rf"^Service\.method: the type hint `.*{shown}.*` of parameter 'value'"):
         taking(hint)
+
+
+@pytest.mark.parametrize(
+    "hint", [AsyncGenerator, AsyncGenerator[int, None], trio.MemoryReceiveChannel, trio.MemoryReceiveChannel[int]]
+)
+@pytest.mark.parametrize("where", ["value", "return"])
+def test_a_hint_that_is_too_narrow_for_a_stream(hint, where):
+    """The stream that is there is none of these."""
+
+    def function(self, value): ...
+
+    function.__annotations__ = {where: hint}
+    what = "the result" if where == "return" else "parameter 'value'"
+    with pytest.raises(
+        TypeError, match=rf"^Service\.method: {what} is a stream if its type hint is AsyncIterator\[\.\.\.\], not `"
+    ):
+        Signature(function, "Service.method")
 
 
 # --- streams that are results ---
