@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from ._errors import ProtocolError
 from ._frames import CONTINUED, MORE, Frame
+from ._limits import KiB
 from ._messages import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ._limits import Limits
 
 REQUESTS: Final = frozenset({Kind.REQUEST, Kind.NOTIFY})
 _REPLIES: Final = frozenset({Kind.RESULT, Kind.ERROR})
@@ -32,16 +35,16 @@ class Fragments:
     """The incomplete messages of one connection.
 
     Args:
-        max_requests: how many requests may be here at once.
-        max_size: how many bytes of requests.
+        limits: what this side accepts.
     """
 
     __slots__ = ("_max_requests", "_max_size", "_messages", "_requests", "_size")
 
-    def __init__(self, max_requests: int, max_size: int) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._messages: dict[tuple[int, int, int], _Message] = {}
-        self._max_requests = max_requests
-        self._max_size = max_size
+        self._max_requests = limits.max_calls
+        # One request has to fit in any case, beside the first KiB of the others.
+        self._max_size = max(limits.max_incomplete, limits.max_message_size + limits.max_calls * KiB)
         self._requests = 0
         self._size = 0
 

@@ -79,23 +79,25 @@ class Cutter:
     Args:
         data: the bytes of the frame, its header apart or in front.
         size: how much of the body goes into each fragment.
+        first: how much of it into the first one.
     """
 
-    __slots__ = ("_chunks", "_flags", "_id", "_kind", "_size", "_stream", "left")
+    __slots__ = ("_chunks", "_flags", "_id", "_kind", "_next", "_size", "_stream", "left")
 
-    def __init__(self, data: Data, size: int) -> None:
+    def __init__(self, data: Data, size: int, first: int) -> None:
         chunks = (data,) if isinstance(data, bytes) else data
         length, self._kind, _, self._stream, self._id = _unpack_header(chunks[0])
         self._chunks = [view for chunk in chunks if (view := memoryview(chunk))]
         self._chunks[0] = self._chunks[0][_PREFIX:]
         self._size = size
+        self._next = first
         self._flags = 0
         self.left: int = length - HEADER_SIZE
 
     @property
     def next_size(self) -> int:
         """How much of the body the next fragment has."""
-        return min(self.left, self._size)
+        return min(self.left, self._next)
 
     def next(self) -> list[bytes | memoryview]:
         """The bytes of the next fragment; :meth:`advance` goes on to the one behind it."""
@@ -121,6 +123,7 @@ class Cutter:
                 break
             size -= len(self._chunks.pop(0))
         self._flags = CONTINUED
+        self._next = self._size
         return self.left > 0
 
 

@@ -37,8 +37,8 @@ class Limits:
     it must not meet Python's recursion limit."""
 
     max_calls: int = 1000
-    """Calls in flight per connection, counted until the handler has ended. With a Trio task and its
-    scopes at a few KiB each, this is some MiB per connection."""
+    """Calls in flight per connection, counted until the handler has ended; an open stream is one. With a Trio
+    task and its scopes at a few KiB each, this is some MiB per connection."""
 
     max_unsent: int = 4 * MiB
     """Bytes that wait to be written to a peer that reads slowly, a large message counting for a MiB. Above it
@@ -54,7 +54,7 @@ class Limits:
 
     max_incomplete: int = 64 * MiB
     """Bytes of the peer's requests that arrive in fragments and are not complete yet: some large requests at
-    once, and no more memory for a peer that begins many and completes none."""
+    once, and no more memory for a peer that begins many and completes none. One request always fits."""
 
     hello_timeout: float = 5.0
     """Seconds until the peer's hello has to be there. It is the first thing that a peer sends, so this is

@@ -54,7 +54,7 @@ class Kind(enum.IntEnum):
 FRAGMENTS: Final = "fragments"
 STREAMS: Final = "streams"
 
-# What a message of a stream costs beside its body: about what it takes in memory.
+# What a message of a stream costs beside its body, so that many with one small item are bounded as well.
 ITEMS_COST: Final = 16
 MAX_CREDIT: Final = 2**63 - 1
 _MAX_GRANT: Final = 2**32 - 1

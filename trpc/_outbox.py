@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ._frames import Cutter, size_of
-from ._outgoing import FRAGMENT, Outgoing, State, is_taken_back
+from ._outgoing import FIRST_FRAGMENT, FRAGMENT, Outgoing, State, is_taken_back
 from ._writer import Writer
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Outbox(Writer):
         frame.size = size = len(data) if isinstance(data, bytes) else size_of(data)
         frame.is_bulk = bulk
         if size > FRAGMENT and self.cuts:
-            frame.cutter = Cutter(data, FRAGMENT)
+            frame.cutter = Cutter(data, FRAGMENT, FRAGMENT if bulk else FIRST_FRAGMENT)
         self._put(frame, data, size, control=control, alone=alone)
         return frame
 
@@ -120,7 +120,11 @@ class Outbox(Writer):
             return
         queue = self._queue
         frames = queue.frames
-        if len(frames) == 1 and not (queue.control or queue.bulk) and isinstance(data := frames[0], bytes):
+        if (
+            len(frames) == 1
+            and not (queue.control or queue.bulk or queue.begun)
+            and isinstance(data := frames[0], bytes)
+        ):
             # The answer to a single call, as if it had been put in now.
             frames.clear()
             self.unsent -= len(data)
@@ -142,10 +146,9 @@ class Outbox(Writer):
         """
         is_begun = frame.state is _WRITING and frame.cutter is not None
         if is_begun or frame.state is _QUEUED:
+            is_removed = self._queue.remove(frame)
             self._settle([frame], State.BROKEN if is_begun else _UNSENT)
-            if frame.is_bulk:
-                self._queue.bulk.remove(frame)
-            else:
+            if not is_removed:
                 self._empty += 1
                 frames = self._queue.frames
                 if self._empty > _MAX_EMPTY and self._empty > len(frames) // 2:

@@ -21,6 +21,11 @@ _LARGE: Final = 16 * 1024
 FRAGMENT = 1024 * 1024 + 64 * 1024
 
 
+# The first fragment of a request. It leaves in the order of the requests' ids; the rest of them leaves one after the other.
+# So a peer has hardly more than one of them incomplete, however many there are.
+FIRST_FRAGMENT: Final = 1024
+
+
 class State(enum.Enum):
     """How far a frame has come."""
 
@@ -140,27 +145,31 @@ class Queue:
     """What waits to be written, in the order in which it leaves.
 
     Control frames go first. Bulk goes last, with some of it in each batch; large frames take turns in it, a
-    fragment each.
+    fragment each. So do the requests that have begun to leave, but one after the other.
     """
 
-    __slots__ = ("bulk", "control", "frames")
+    __slots__ = ("begun", "bulk", "control", "frames")
 
     def __init__(self) -> None:
         self.control: list[Entry] = []
         self.frames: list[Entry] = []
         self.bulk: list[Entry] = []
+        self.begun: list[Outgoing] = []
+        """Requests of which the first fragment has left."""
 
     def __bool__(self) -> bool:
-        return bool(self.frames or self.bulk or self.control)
+        return bool(self.frames or self.bulk or self.control or self.begun)
 
     def __len__(self) -> int:
-        return len(self.control) + len(self.frames) + len(self.bulk)
+        return len(self.control) + len(self.frames) + len(self.bulk) + len(self.begun)
 
     def batch(self) -> Batch:
         """The next batch, which stays here until :meth:`take`."""
         batch = Batch()
         control, frames = batch.add(self.control), batch.add(self.frames)
         bulk = batch.add(self.bulk, until=max(BATCH, batch.size + 1)) if self.bulk else 0
+        if self.begun:
+            batch.add(self.begun[:1], until=batch.size + 1)
         batch.counts = control, frames, bulk
         return batch
 
@@ -171,16 +180,31 @@ class Queue:
         for frame, _ in batch.begun:
             assert frame.cutter is not None
             frame.cutter.advance()
+            if frame.is_bulk:
+                self.bulk.append(frame)
+            elif frame.state is _QUEUED:
+                self.begun.append(frame)
             frame.state = _WRITING
-            frame.is_bulk = True
-            self.bulk.append(frame)
         for entry in batch.entries:
-            if not isinstance(entry, bytes):
+            if not isinstance(entry, bytes) and entry.cutter is not None:
                 entry.cutter = None
+                if self.begun and entry is self.begun[0]:
+                    del self.begun[0]
+
+    def remove(self, frame: Outgoing) -> bool:
+        """Removes a frame, unless that would take a search among many small ones: then False."""
+        if frame.is_bulk:
+            self.bulk.remove(frame)
+        elif frame.state is _WRITING:
+            self.begun.remove(frame)
+        else:
+            return False
+        return True
 
     def left(self) -> list[Entry]:
         """All that has not been taken, and not been taken back."""
-        return [entry for entry in (*self.control, *self.frames, *self.bulk) if not is_taken_back(entry)]
+        left = (*self.control, *self.frames, *self.bulk, *self.begun)
+        return [entry for entry in left if not is_taken_back(entry)]
 
 
 def without_first(chunks: Sequence[bytes | memoryview], size: int) -> list[memoryview]:

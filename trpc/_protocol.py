@@ -255,7 +255,7 @@ class Protocol:
             raise ProtocolError(f"{Kind(kind).name} has a body")
         if frame.flags:
             if self._fragments is None:
-                self._fragments = Fragments(self._limits.max_calls, self._limits.max_incomplete)
+                self._fragments = Fragments(self._limits)
             begins = self._begins[kind]
             message = self._fragments.add(frame, lambda first: begins(self, first), max_body=self.frames.max_body)
             if message is None or kind in REQUESTS or message.flags:

@@ -92,6 +92,10 @@ async def _send_items(iterator: AsyncIterator[object], stream: OutgoingStream) -
             # The items before it do not leave any more, but it does: it may be what the producer raised on its cancel.
             raise exc from exc.__cause__
         raise
+    except BaseException:
+        # It ends more than this stream, and nothing waits for the peer any more.
+        stream.send(alone=False)
+        raise
     await stream.wait_sent()
 
 

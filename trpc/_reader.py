@@ -41,6 +41,8 @@ _MAX_TIME: Final = 0.001
 # it, and does not have to wait for as many passes of the event loop.
 _MUCH: Final = 64 * 1024
 _MAX_READS: Final = 16
+# So many frames in a read are no bulk: others get their turn before the next one.
+_FEW: Final = 256
 
 # Frames that may wait to be written to a peer that does not read, beside calls and their replies.
 _MAX_FLOOD: Final = 10_000
@@ -182,9 +184,9 @@ class Reader(abc.ABC):
             return False
         return self._outbox.queued <= 2 * self._limits.max_calls + _MAX_FLOOD
 
-    def _receive(self) -> bool:  # noqa: C901 - two ways to read, three ends
+    def _receive(self) -> bool:  # noqa: C901, PLR0912 - two ways to read, three ends
         """Reads what is there, for :meth:`_handle`; whether there was something."""
-        self._has_more = False
+        self._has_more = self._transport.reads_much = False
         if self._lost:
             # What comes behind our own end is nobody's any more, and no mistake of the peer's.
             return False
@@ -195,8 +197,11 @@ class Reader(abc.ABC):
                 if data is None:
                     return False
                 if data:
-                    self._has_more = len(data) >= _MUCH
-                    self._frames = iter(self._protocol.receive(data))
+                    frames = self._protocol.receive(data)
+                    self._frames = iter(frames)
+                    if len(data) >= _MUCH and len(frames) <= _FEW:
+                        self._has_more = True
+                        self._transport.reads_much = self._protocol.frames.missing < _MUCH
                     return True
             else:
                 with room:

@@ -134,13 +134,15 @@ class Signature:
 
     def stream_at(self, place: int | str) -> StreamOf | None:
         """What is in the stream that the argument at a position, or with a keyword, has to be; None: it is no stream."""
+        return self._streams.get(self._name_at(place))
+
+    def _name_at(self, place: int | str) -> str:
+        """The parameter that the argument at a position, or with a keyword, is for; empty if there is none."""
         if isinstance(place, str):
-            name = place if place in self._keywords else self._variadic.get(inspect.Parameter.VAR_KEYWORD)
-        elif place < len(self._positional_names):
-            name = self._positional_names[place]
-        else:
-            name = self._variadic.get(inspect.Parameter.VAR_POSITIONAL)
-        return None if name is None else self._streams.get(name)
+            return place if place in self._keywords else self._variadic.get(inspect.Parameter.VAR_KEYWORD, "")
+        if place < len(self._positional_names):
+            return self._positional_names[place]
+        return self._variadic.get(inspect.Parameter.VAR_POSITIONAL, "")
 
     def with_text_keys(
         self, args: Sequence[object], kwargs: Mapping[str, object]
@@ -159,7 +161,17 @@ class Signature:
             except _codec.EncodeError as exc:
                 raise InvalidArguments(f"{self._method}: argument {shown!r} cannot be sent: {exc}") from exc
 
-        return self._replace(args, kwargs, convert)
+        self._bind(args, kwargs)
+        # Each stays where it is: the place of a stream among them is sent as well.
+        by_position = [convert(self.name_of(i).strip("'"), self._name_at(i), value) for i, value in enumerate(args)]
+        by_keyword = {name: convert(name, self._name_at(name), value) for name, value in kwargs.items()}
+        return by_position, by_keyword
+
+    def _bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> inspect.BoundArguments:
+        try:
+            return self._signature.bind(None, *args, **kwargs)
+        except TypeError as exc:
+            raise InvalidArguments(f"{self._method}: {exc}") from None
 
     def _replace(
         self, args: Sequence[object], kwargs: Mapping[str, object], convert: Callable[[str, str, object], object]
@@ -169,10 +181,7 @@ class Signature:
         Raises:
             InvalidArguments: they do not fit the parameters.
         """
-        try:
-            bound = self._signature.bind(None, *args, **kwargs)
-        except TypeError as exc:
-            raise InvalidArguments(f"{self._method}: {exc}") from None
+        bound = self._bind(args, kwargs)
         for name, value in bound.arguments.items():
             kind = self._signature.parameters[name].kind
             if name == self._self.name:

@@ -21,8 +21,8 @@ from ._outgoing import without_first
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
-# What one read takes: some thousand small messages. After a read that was full, more, so that messages of some ten KiB are
-# cut out of it whole, and not put together from two.
+# What one read takes: some thousand small messages. More of larger ones, so that those of some ten KiB are cut out of it
+# whole, and not put together from two.
 _RECEIVE_SIZE: Final = 64 * 1024
 _RECEIVE_MORE: Final = 256 * 1024
 # What one system call takes; all systems take so many.
@@ -46,12 +46,12 @@ class SocketTransport:
         address: where the peer is, for people to read.
     """
 
-    __slots__ = ("_fd", "_receive_size", "_stream", "address")
+    __slots__ = ("_fd", "_stream", "address", "reads_much")
 
     def __init__(self, stream: trio.SocketStream, address: str) -> None:
         self.address = address
         self._stream = stream
-        self._receive_size = _RECEIVE_SIZE
+        self.reads_much = False
         self._fd = stream.socket.fileno()
         with contextlib.suppress(AttributeError, OSError):  # not on this system, or not TCP
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT)
@@ -65,9 +65,7 @@ class SocketTransport:
 
     def receive_nowait(self) -> bytes | None:
         try:
-            data = os.read(self._fd, self._receive_size)
-            self._receive_size = _RECEIVE_MORE if len(data) >= _RECEIVE_SIZE else _RECEIVE_SIZE
-            return data  # noqa: TRY300 - as short as it gets: it is done for every message
+            return os.read(self._fd, _RECEIVE_MORE if self.reads_much else _RECEIVE_SIZE)
         except BlockingIOError:
             return None
         except OSError as exc:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import trio
@@ -136,11 +138,36 @@ class StreamCall:
         raise TypeError(f"{self._method} gives a stream: first `async with ... as items`, then `async for`")
 
 
-class UntypedCall(StreamCall):
-    """A call of which is not known here what it gives: await it for a value, or enter it for a stream."""
+class UntypedCall(StreamCall, Coroutine[Any, Any, Any]):
+    """A call of which is not known here what it gives: await it for a value, or enter it for a stream.
+
+    It is a coroutine too, so that ``nursery.start_soon(proxy.method)`` makes the call.
+    """
+
+    _coroutine: Coroutine[Any, Any, Any] | None = None
+
+    def _begin(self) -> Coroutine[Any, Any, Any]:
+        if self._coroutine is None:
+            self._coroutine = call_with_streams(self._caller, self._method, self._args, self._kwargs)
+        return self._coroutine
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        return call_with_streams(self._caller, self._method, self._args, self._kwargs).__await__()
+        return self._begin().__await__()
+
+    def send(self, value: Any, /) -> Any:
+        return self._begin().send(value)
+
+    def throw(self, typ: Any, val: Any = None, tb: Any = None, /) -> Any:
+        # The form with three arguments is going away.
+        exc = typ if val is None else val
+        return self._begin().throw(exc if tb is None else exc.with_traceback(tb))
+
+    def close(self) -> None:
+        self._begin().close()
+
+    def __del__(self) -> None:
+        if self._coroutine is None and self._manager is None:
+            warnings.warn(f"a call of {self._method} was never awaited", RuntimeWarning, source=self, stacklevel=2)
 
 
 class _Producer:

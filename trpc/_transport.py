@@ -24,6 +24,9 @@ class Transport(Protocol):
     address: str
     """Where the peer is, for people to read."""
 
+    reads_much: bool
+    """Whether the next read may be larger, as there is probably much."""
+
     def wait_readable(self) -> Coroutine[Any, Any, None]:
         """To be awaited: waits until :meth:`receive_nowait` is likely to have something to give.
 
@@ -73,10 +76,11 @@ class Transport(Protocol):
 class StreamTransport:
     """Any ``trio.abc.Stream``: TLS, pipes, Trio's memory streams."""
 
-    __slots__ = ("_data", "_stream", "address")
+    __slots__ = ("_data", "_stream", "address", "reads_much")
 
     def __init__(self, stream: trio.abc.Stream, address: str) -> None:
         self.address = address
+        self.reads_much = False
         self._stream = stream
         self._data: bytes | bytearray | None = None
 

@@ -161,7 +161,7 @@ class Writer:
                 self._write_nowait()
             self._need_writer()
             return
-        if alone and not (self.held or self._writing or queue.frames or queue.control or queue.bulk):
+        if alone and not (self.held or self._writing or queue.frames or queue.control or queue.bulk or queue.begun):
             chunks = (data,) if isinstance(data, bytes) else data
             try:
                 taken = self._transport.send_nowait(chunks)
