@@ -93,6 +93,7 @@ class ArgumentStreams:
         return signature.name_of(place) if signature is not None else str(place + 1)
 
     @contextlib.asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
     async def nursery(self) -> AsyncGenerator[trio.Nursery | None, None]:
         """Where :meth:`send` runs; none if there are no streams. At the end what runs there is cancelled."""
         if not self._sources:
@@ -142,6 +143,7 @@ class ArgumentStreams:
             )
         call.streams = streams
 
+    @trio.lowlevel.enable_ki_protection
     async def _send(
         self, source: AsyncIterable[object], stream: OutgoingStream, name: str, protocol: Protocol, has_left: trio.Event
     ) -> None:

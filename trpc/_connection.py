@@ -107,7 +107,7 @@ class Connection(Reader):
             limits=limits,
             send_tracebacks=send_tracebacks,
             patience=cancel_grace,
-            client_of=self._make_client,
+            connection=self,
         )
 
     @property
@@ -116,9 +116,6 @@ class Connection(Reader):
         if self._client is None:
             self._client = Client(self.caller, self.peer)
         return self._client
-
-    def _make_client(self) -> Client:
-        return self.client
 
     @property
     def caller(self) -> Caller:

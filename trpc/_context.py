@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ._peer import Peer
 
 
-class Owner(Protocol):
-    """What runs the calls of one connection."""
+class HasClient(Protocol):
+    """Where the client of a connection comes from."""
 
     @property
     def client(self) -> Client:
@@ -37,7 +37,7 @@ class CurrentCall(NamedTuple):
     peer: Peer
     metadata: Mapping[str, MetadataValue]
     deadline: float
-    owner: Owner
+    owner: HasClient
 
     def __repr__(self) -> str:
         return f"<call of {self.method} from {self.peer}, metadata {self.metadata!r}, deadline {self.deadline}>"

@@ -36,9 +36,10 @@ from ._relay import resume
 from ._replies import MAX_SHOWN, ArgumentsError, Replies
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Coroutine, Mapping
 
     from ._client import Client
+    from ._context import HasClient
     from ._frames import Frame
     from ._limits import Limits
     from ._outbox import Outbox
@@ -66,7 +67,7 @@ class Dispatcher(Replies):
         limits: what this side accepts.
         send_tracebacks: whether errors carry the handler's traceback.
         patience: seconds that a producer whose items are not wanted any more is waited for.
-        client_of: gives the client for calls in the other direction.
+        connection: has the client for calls in the other direction.
 
     Attributes:
         now: when the last request was admitted, in ``trio.current_time()`` seconds.
@@ -74,8 +75,8 @@ class Dispatcher(Replies):
 
     __slots__ = (
         "_calls",
-        "_client_of",
         "_clock",
+        "_connection",
         "_context",
         "_deferred",
         "_patience",
@@ -96,7 +97,7 @@ class Dispatcher(Replies):
         limits: Limits,
         send_tracebacks: bool,
         patience: float,
-        client_of: Callable[[], Client],
+        connection: HasClient,
     ) -> None:
         super().__init__(protocol, outbox, peer=peer, limits=limits, send_tracebacks=send_tracebacks)
         self.now = 0.0
@@ -105,7 +106,7 @@ class Dispatcher(Replies):
         self._patience = patience
         self._streams: CalleeStreams | None = None
         """Once there are any: an idle connection is kept small."""
-        self._client_of = client_of
+        self._connection = connection
         self._calls: dict[int, IncomingCall] = {}
         self._deferred: deque[IncomingCall] | None = None
         """Calls that wait until the peer reads more of the answers, as long as there are any."""
@@ -116,7 +117,7 @@ class Dispatcher(Replies):
     @property
     def client(self) -> Client:
         """For calls in the other direction."""
-        return self._client_of()
+        return self._connection.client
 
     @property
     def calls(self) -> list[CallInfo]:

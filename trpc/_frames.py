@@ -169,7 +169,7 @@ class FrameReader:
         position = 0
         try:
             if self._buffer or self._preamble_read < len(PREAMBLE) or self.error is not None:
-                if 0 < self.missing <= len(data) and not only_one and self.error is None:
+                if 0 < self.missing <= len(data) and not (self._filled or only_one or self.error):
                     position = self.missing
                     frames.append(self._complete(data))
                 else:
@@ -209,11 +209,10 @@ class FrameReader:
 
     def _complete(self, data: bytes | bytearray) -> Frame:
         """The frame that has begun, from the bytes that were missing. The others are not copied behind it."""
-        begin = memoryview(self._buffer)[: self._filled or None]
-        whole = b"".join((begin, memoryview(data)[: self.missing]))
+        whole = b"".join((self._buffer, memoryview(data)[: self.missing]))
         _, kind, flags, stream, call_id = _unpack_header(whole)
         self._buffer = b""
-        self._filled = self.missing = 0
+        self.missing = 0
         body = whole[_PREFIX:] if len(whole) <= _COPIED else memoryview(whole)[_PREFIX:]
         return _new_frame(Frame, (kind, call_id, body, flags, stream))
 

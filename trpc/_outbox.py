@@ -167,15 +167,10 @@ class Outbox(Writer):
             self._room.unpark()
 
     async def wait_until_answered(self) -> None:
-        """Waits until the peer has taken enough of the answers, or :meth:`go_on`. Otherwise as :meth:`wait_for_room`."""
+        """Waits until the peer has taken enough of the answers, if it has not. Otherwise as :meth:`wait_for_room`."""
         if self.is_full_of_answers and not self._closing:
             self._answered = self._answered or trio.lowlevel.ParkingLot()
             await self._answered.park()
-
-    def go_on(self) -> None:
-        """Has those look again who wait until the peer has taken enough of the answers."""
-        if self._answered is not None:
-            self._answered.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     async def wait_written(self, frame: Outgoing) -> bool:

@@ -50,19 +50,21 @@ class Outgoing:
         size: how many of these are not written.
         is_answer: whether it answers what the peer has sent.
         is_bulk: whether what is not bulk goes before it.
+        is_item: whether it has items of a stream.
         state: how far it has come.
         cutter: what cuts it into fragments, as long as there are some left to be taken; None: it leaves in one piece.
         waiter: a task that waits until it is written.
         on_left: called when it is written, or never will be.
     """
 
-    __slots__ = ("cutter", "data", "is_answer", "is_bulk", "on_left", "size", "state", "waiter")
+    __slots__ = ("cutter", "data", "is_answer", "is_bulk", "is_item", "on_left", "size", "state", "waiter")
 
     def __init__(self) -> None:
         self.data: Data = b""
         self.size = 0
         self.is_answer = False
         self.is_bulk = False
+        self.is_item = False
         self.state = _QUEUED
         self.cutter: Cutter | None = None
         self.waiter: trio.lowlevel.Task | None = None

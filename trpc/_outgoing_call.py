@@ -62,6 +62,7 @@ class OutgoingCall(Outgoing):
         self.size = 0
         self.is_answer = False
         self.is_bulk = False
+        self.is_item = False
         self.state = _QUEUED
         self.cutter = None
         self.waiter = None

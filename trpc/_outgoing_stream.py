@@ -57,6 +57,7 @@ class OutgoingStream:
         "_protocol",
         "_size",
         "_task",
+        "_waits_for_room",
         "call_is_over",
         "is_over",
         "scope",
@@ -80,6 +81,7 @@ class OutgoingStream:
         """The last message, if it may leave in fragments: nothing of the stream may come between them."""
         self._task: trio.lowlevel.Task | None = None
         """The producer's, while it waits for what :meth:`send` needs."""
+        self._waits_for_room = False
         self.is_over = False
         self.call_is_over = False
         self.scope: trio.CancelScope | None = None
@@ -121,6 +123,11 @@ class OutgoingStream:
             alone: whether it may be written at once, as far as this task is concerned.
         """
         while self._items and self._credit > 0 and not self.is_over and self._large is None:
+            if self._outbox.is_full_of_items:
+                if not self._waits_for_room:
+                    self._waits_for_room = True
+                    self._outbox.call_with_room(self._on_room)
+                return
             self._send_message(alone=alone)
 
     def send_soon(self) -> None:
@@ -153,9 +160,10 @@ class OutgoingStream:
         self._size -= size
         length = size_of(body)
         self._credit -= length + ITEMS_COST
-        frame = self._outbox.put(
-            self._protocol.stream_message(self._kind, self._call_id, self._number, body), bulk=True, alone=alone
-        )
+        frame = Outgoing()
+        frame.is_item = True
+        data = self._protocol.stream_message(self._kind, self._call_id, self._number, body)
+        self._outbox.put(data, frame, bulk=True, alone=alone)
         if length > FRAGMENT and frame.state in {State.QUEUED, State.WRITING}:
             self._large = frame
             frame.on_left = self._on_large_left
@@ -168,12 +176,7 @@ class OutgoingStream:
         self.send(alone=True)
         await trio.lowlevel.checkpoint()
         while not self.is_over and (self._items or self._large is not None):
-            if self._items and self._credit > 0 and self._large is None:
-                self.send(alone=True)
-            else:
-                await self._park()
-        if self._outbox.is_full and not self.is_over:
-            await self._outbox.wait_for_room()
+            await self._park()
 
     async def _park(self) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -209,13 +212,18 @@ class OutgoingStream:
         self._large = None
         self._go_on()
 
+    @trio.lowlevel.enable_ki_protection
+    def _on_room(self) -> None:
+        self._waits_for_room = False
+        self._go_on()
+
     def _go_on(self) -> None:
         """What is gathered may leave now."""
-        if self._task is not None:
+        # Here and not in the producer's task, which may be waiting for something else, such as what the consumer makes
+        # of these items.
+        self.send(alone=False)
+        if not self._items and self._large is None:
             self._wake()
-        else:
-            # Its producer may be waiting for something else, such as what the consumer makes of these items.
-            self.send(alone=False)
 
     def end(self) -> None:
         """The call is over."""

@@ -33,6 +33,7 @@ class ItemError(Exception):
         self.reason = reason
 
 
+@trio.lowlevel.enable_ki_protection
 async def pump(source: AsyncIterable[object], stream: OutgoingStream) -> None:
     """Sends all items of ``source``, and waits until they have left. Its async generator is closed in any case.
 
@@ -126,12 +127,13 @@ async def _attend(step: Coroutine[Any, Any, object], on_wait: Callable[[], None]
     if not hasattr(step, "send"):
         step = _await(step)
     try:
-        yielded = step.send(None)
+        yielded = _call(step.send, None)
     except StopIteration as stop:
         return stop.value
     on_wait()
     return await resume(step, yielded, _call)
 
 
+@trio.lowlevel.disable_ki_protection
 def _call(function: Callable[[Any], Any], argument: Any) -> Any:
     return function(argument)

@@ -126,9 +126,6 @@ class Requests:
         call.id, data = self.protocol.request(body)
         self.outbox.put(data, call, alone=self._is_alone())
         self._in_flight[call.id] = call
-        if self.outbox.unsent_answers:
-            # If the reading has stopped, it has to go on, for the reply.
-            self.outbox.go_on()
 
     def _is_alone(self) -> bool:
         """Whether the request that is about to be sent is likely to be the only one in this pass of the event loop.

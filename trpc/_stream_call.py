@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._signature import Signature
 
 
+@trio.lowlevel.enable_ki_protection
 async def call_with_streams(
     caller: Caller,
     method: str,

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -50,6 +51,7 @@ class Writer:
         unsent: bytes that were put in and that the transport has not taken yet; of a large frame, not more than a MiB,
             so that what is small does not have to wait for it.
         unsent_answers: those of them that answer what the peer has sent.
+        unsent_items: bytes of items of streams, which do not count among the others: nothing waits behind them.
         held: set it to keep what is put in until ``flush``, before anything is waited for.
     """
 
@@ -59,6 +61,7 @@ class Writer:
         "_closing",
         "_deadline",
         "_empty",
+        "_item_waiters",
         "_max_unsent",
         "_on_error",
         "_queue",
@@ -72,6 +75,7 @@ class Writer:
         "held",
         "unsent",
         "unsent_answers",
+        "unsent_items",
     )
 
     def __init__(
@@ -84,6 +88,8 @@ class Writer:
     ) -> None:
         self.unsent: int = 0
         self.unsent_answers: int = 0
+        self.unsent_items: int = 0
+        self._item_waiters: deque[Callable[[], None]] | None = None
         self._max_unsent = max_unsent
         self._transport = transport
         self._workers = workers
@@ -108,6 +114,16 @@ class Writer:
     def is_full(self) -> bool:
         """Whether a new request should wait for room."""
         return self.unsent > self._max_unsent
+
+    @property
+    def is_full_of_items(self) -> bool:
+        """Whether the producers of streams should wait until the peer has taken more."""
+        return self.unsent_items > self._max_unsent
+
+    def call_with_room(self, function: Callable[[], None]) -> None:
+        """Calls it, once, when there is room for items again, in turn with others that wait for that."""
+        self._item_waiters = self._item_waiters or deque()
+        self._item_waiters.append(function)
 
     @property
     def is_closed(self) -> bool:
@@ -192,6 +208,9 @@ class Writer:
         self._need_writer()
 
     def _count(self, entry: Entry, size: int) -> None:
+        if not isinstance(entry, bytes) and entry.is_item:
+            self.unsent_items += size
+            return
         size = min(size, _MAX_SHARE)
         self.unsent += size
         if isinstance(entry, bytes) or entry.is_answer:
@@ -289,6 +308,10 @@ class Writer:
         for entry, size in batch.begun:
             # Unless it was taken back meanwhile, and is out of the count.
             if entry.state is _WRITING:
+                if entry.is_item:
+                    entry.size -= size
+                    self.unsent_items -= size
+                    continue
                 share = min(entry.size, _MAX_SHARE)
                 entry.size -= size
                 share -= min(entry.size, _MAX_SHARE)
@@ -304,10 +327,13 @@ class Writer:
                 self.unsent -= len(entry)
                 self.unsent_answers -= len(entry)
                 continue
-            share = min(entry.size, _MAX_SHARE)
-            self.unsent -= share
-            if entry.is_answer:
-                self.unsent_answers -= share
+            if entry.is_item:
+                self.unsent_items -= entry.size
+            else:
+                share = min(entry.size, _MAX_SHARE)
+                self.unsent -= share
+                if entry.is_answer:
+                    self.unsent_answers -= share
             entry.state = state
             entry.data = b""
             if entry.waiter is not None:
@@ -319,6 +345,8 @@ class Writer:
             self._room.unpark()
         if self._answered is not None and not self.is_full_of_answers:
             self._answered.unpark_all()
+        while self._item_waiters and not self.is_full_of_items:
+            self._item_waiters.popleft()()
 
     def _give_up(self) -> None:
         """Whatever is left will not be written."""
