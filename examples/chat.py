@@ -98,7 +98,7 @@ class Room:
             person.tell(Message("", f"here are: {', '.join(sorted(self._people)) or 'nobody'}"))
             self._people[name] = person
             self._tell_others(name, Message("", f"{name} has come"))
-            nursery.start_soon(self._listen, name, lines)
+            nursery.start_soon(self._listen, name, person, lines)
             try:
                 async for message in person.messages:
                     yield message
@@ -108,11 +108,11 @@ class Room:
         if nursery.cancel_scope.cancelled_caught:
             raise FellBehindError(f"{name} is {BACKLOG} messages behind")
 
-    async def _listen(self, name: str, lines: AsyncIterable[str]) -> None:
+    async def _listen(self, name: str, person: Person, lines: AsyncIterable[str]) -> None:
         async for line in lines:
             self._tell_others(name, Message(name, line))
             await trio.sleep(PAUSE)
-        self._people[name].end()
+        person.end()
 
     def _tell_others(self, name: str, message: Message) -> None:
         for other, person in self._people.items():

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import trio
 
-from . import _codec
 from ._errors import InvalidArguments, MessageTooLarge, RPCError
 from ._exceptions import encode_exception, encode_status
-from ._messages import ALWAYS_ACCEPTED, Kind
+from ._messages import ALWAYS_ACCEPTED, MAX_END_SIZE, NIL, Kind
 from ._outgoing import State
 from ._outgoing_stream import OutgoingStream
 from ._pump import ItemError, close, pump
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from ._outgoing_call import OutgoingCall
     from ._protocol import Protocol
     from ._signature import Signature
-
-_NIL: Final = _codec.pack(None, max_depth=0)
 
 
 class ArgumentStreams:
@@ -147,7 +144,7 @@ class ArgumentStreams:
     async def _send(
         self, source: AsyncIterable[object], stream: OutgoingStream, name: str, protocol: Protocol, has_left: trio.Event
     ) -> None:
-        body = _NIL
+        body = NIL
         with trio.CancelScope() as stream.scope:
             try:
                 try:
@@ -174,7 +171,7 @@ def _error_body(exc: Exception, protocol: Protocol) -> bytes:
     except Exception as trouble:  # noqa: BLE001 - str() and the attributes of a user's exception may raise anything
         what = f"the producer raised {type(exc).__name__}, which cannot be sent: {type(trouble).__name__}"
         return encode_status(RPCError(what))
-    limit = max(peer.max_message_size, ALWAYS_ACCEPTED)
+    limit = min(max(peer.max_message_size, ALWAYS_ACCEPTED), MAX_END_SIZE)
     if len(body) > limit:
         return encode_status(MessageTooLarge(f"the producer's error has {len(body)} bytes, of {limit} allowed"))
     return body

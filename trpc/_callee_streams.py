@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from typing import TYPE_CHECKING
 
 import trio
 
 from ._errors import InvalidArguments, Overloaded, ProtocolError
 from ._exceptions import decode_error
 from ._incoming_stream import IncomingStream
-from ._messages import Kind, decode_credit
+from ._messages import MAX_END_SIZE, NIL, Kind, decode_credit
 from ._outgoing_stream import OutgoingStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
     from ._frames import Frame
     from ._incoming_call import IncomingCall
     from ._limits import Limits
@@ -106,7 +105,7 @@ class CalleeStreams:
         if call.streams is not None:
             self._open -= len(call.streams)
             for stream in call.streams.values():
-                stream.on_end(_at_once(None))
+                stream.on_end(functools.partial(_end, NIL, 0))
                 stream.close()
 
     def on_message(self, call: IncomingCall, frame: Frame) -> None:
@@ -130,18 +129,16 @@ class CalleeStreams:
                 stream.check_credit()
         elif frame.kind == Kind.ARGUMENT_ITEMS:
             stream.on_items(frame.body)
-        elif frame.body == b"\xc0":
-            stream.on_end(_at_once(None))
+        elif len(frame.body) > MAX_END_SIZE:
+            raise ProtocolError(f"the end of a stream with {len(frame.body)} bytes, of {MAX_END_SIZE} allowed")
         else:
-            stream.on_end(_at_once(decode_error(bytes(frame.body), max_depth=self._limits.max_depth)))
+            stream.on_end(functools.partial(_end, bytes(frame.body), self._limits.max_depth))
 
 
-def _at_once(error: Exception | None) -> Callable[[], Coroutine[Any, Any, Exception | None]]:
-    async def end() -> Exception | None:
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        return error
-
-    return end
+async def _end(body: bytes, max_depth: int) -> Exception | None:
+    """What the consumer of an argument gets behind the last item; decoded in its task."""
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    return None if body == NIL else decode_error(body, max_depth=max_depth)
 
 
 class _Argument:

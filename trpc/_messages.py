@@ -57,6 +57,9 @@ STREAMS: Final = "streams"
 # What a message of a stream costs beside its body, so that many with one small item are bounded as well.
 ITEMS_COST: Final = 16
 MAX_CREDIT: Final = 2**63 - 1
+# The end of an argument costs no credit, and what a producer has raised is not long.
+MAX_END_SIZE: Final = 64 * 1024
+NIL: Final = b"\xc0"
 _MAX_GRANT: Final = 2**32 - 1
 # Numbers of the argument streams of one call.
 MAX_STREAM: Final = 2**16 - 1

@@ -186,7 +186,7 @@ class Reader(abc.ABC):
 
     def _receive(self) -> bool:  # noqa: C901, PLR0912 - two ways to read, three ends
         """Reads what is there, for :meth:`_handle`; whether there was something."""
-        self._has_more = self._transport.reads_much = False
+        self._has_more = False
         if self._lost:
             # What comes behind our own end is nobody's any more, and no mistake of the peer's.
             return False
@@ -199,9 +199,9 @@ class Reader(abc.ABC):
                 if data:
                     frames = self._protocol.receive(data)
                     self._frames = iter(frames)
-                    if len(data) >= _MUCH and len(frames) <= _FEW:
-                        self._has_more = True
-                        self._transport.reads_much = self._protocol.frames.missing < _MUCH
+                    if len(data) >= _MUCH or self._transport.reads_much:
+                        self._has_more = len(data) >= _MUCH and len(frames) <= _FEW
+                        self._transport.reads_much = self._has_more and self._protocol.frames.missing < _MUCH
                     return True
             else:
                 with room:

@@ -82,6 +82,7 @@ class StreamCall:
         self._args = args
         self._kwargs = kwargs
         self._signature = signature
+        self._is_refused = False
         self._manager: contextlib.AbstractAsyncContextManager[IncomingStream] | None = None
 
     @trio.lowlevel.enable_ki_protection
@@ -121,6 +122,8 @@ class StreamCall:
             finally:
                 call.items.close()
                 await caller.leave(call, call.items)
+                # Not for the garbage collector to find.
+                call.items = None
             if call.cancelled:
                 self._raise_late_error(call)
 
@@ -136,6 +139,7 @@ class StreamCall:
         raise TypeError(f"{self._method} gives a stream: `async with ... as items`, instead of `await`")
 
     def __aiter__(self) -> NoReturn:
+        self._is_refused = True
         raise TypeError(f"{self._method} gives a stream: first `async with ... as items`, then `async for`")
 
 
@@ -167,7 +171,7 @@ class UntypedCall(StreamCall, Coroutine[Any, Any, Any]):
         self._begin().close()
 
     def __del__(self) -> None:
-        if self._coroutine is None and self._manager is None:
+        if self._coroutine is None and self._manager is None and not self._is_refused:
             warnings.warn(f"a call of {self._method} was never awaited", RuntimeWarning, source=self, stacklevel=2)
 
 
@@ -184,5 +188,8 @@ class _Producer:
         self._caller.grant(self._call, size)
 
     async def leave(self) -> None:
-        assert self._call.items is not None
-        await self._caller.leave(self._call, self._call.items)
+        if self._call.items is None:
+            # The block has been left.
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._caller.leave(self._call, self._call.items)
