@@ -125,8 +125,7 @@ class CalleeStreams:
         if stream.has_ended:
             raise ProtocolError(f"a message for stream {frame.stream} of call {frame.id} behind its end")
         if frame.flags:
-            if frame.kind == Kind.ARGUMENT_ITEMS:
-                stream.check_credit()
+            stream.check_credit()
         elif frame.kind == Kind.ARGUMENT_ITEMS:
             stream.on_items(frame.body)
         elif len(frame.body) > MAX_END_SIZE:

@@ -314,7 +314,7 @@ class Caller(Requests):
         if not (isinstance(reply, Frame) and reply.kind == _RESULT):
             return await self.error_of(call)
         await trio.lowlevel.cancel_shielded_checkpoint()
-        if call.value_of(reply, max_depth=self.max_depth) is None:
+        if call.ends_stream(reply, max_depth=self.max_depth):
             return None
         return ProtocolError(f"{call.method} gives no stream, but one value: await it")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 REQUESTS: Final = frozenset({Kind.REQUEST, Kind.NOTIFY})
 _REPLIES: Final = frozenset({Kind.RESULT, Kind.ERROR})
-_OF_STREAMS: Final = frozenset({Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.RESULT_ITEMS})
+_OF_STREAMS: Final = frozenset({Kind.ARGUMENT_ITEMS, Kind.RESULT_ITEMS})
 FRAGMENTED: Final = REQUESTS | _REPLIES | _OF_STREAMS
 
 

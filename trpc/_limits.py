@@ -50,7 +50,8 @@ class Limits:
     much, and one item more. It bounds the speed over a network to this much per round trip."""
 
     max_streams: int = 128
-    """Arguments of the peer's calls that are streams, per connection. With their credit, 64 MiB."""
+    """Arguments of the peer's calls that are streams, per connection. With their credit, 64 MiB. It is not announced:
+    a call over it gets an ``Overloaded``."""
 
     max_incomplete: int = 64 * MiB
     """Bytes of the peer's requests that arrive in fragments and are not complete yet: some large requests at

@@ -123,12 +123,18 @@ class OutgoingCall(Outgoing):
         """What the caller gets from a RESULT whose values are nested no deeper than that."""
         try:
             value = _codec.unpack(reply.body, max_depth=max_depth)
-            # A stream ends with nil.
-            if self.signature is None or self.signature.convert_result is None or self.items is not None:
+            if self.signature is None or self.signature.convert_result is None:
                 return value
             return self.signature.convert_result(value)
         except _codec.DecodeError as exc:
             raise ProtocolError(f"{self.method}: the result is not what the method returns: {exc}") from exc
+
+    def ends_stream(self, reply: Frame, *, max_depth: int) -> bool:
+        """Whether a RESULT is the end of a stream, and not a value."""
+        try:
+            return _codec.unpack(reply.body, max_depth=max_depth) is None
+        except _codec.DecodeError:
+            return False
 
     async def error(self, *, max_depth: int, closing: bool) -> Exception:
         """What is raised in the caller if the :attr:`result` is anything else.

@@ -243,6 +243,8 @@ class OutgoingStream:
         self.is_over = True
         self._items.clear()
         self._size = 0
+        if self._waits_for_room:
+            self._outbox.forget_room(self._on_room)
         if self._large is not None:
             # Before, as this may be called in turn.
             large, self._large = self._large, None

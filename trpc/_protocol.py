@@ -44,6 +44,7 @@ class Protocol:
         last_request: highest call id that the peer has used.
         last_sent: highest call id that this side has used.
         error: what was wrong behind the last message that was given.
+        cut: how many frames there were in what was received last, with those that have no effect.
         frames: what cuts the bytes into frames; asked for its room.
     """
 
@@ -53,6 +54,7 @@ class Protocol:
         "_limits",
         "_open_incoming",
         "_open_outgoing",
+        "cut",
         "error",
         "frames",
         "last_request",
@@ -66,6 +68,7 @@ class Protocol:
         self.peer_is_known = False
         self.last_request = 0
         self.error: ProtocolError | None = None
+        self.cut = 0
         self._limits = limits
         self.frames = FrameReader(max_body=limits.max_hello_size)
         # Made with the first one: an idle connection has none.
@@ -109,6 +112,7 @@ class Protocol:
 
     def _accept(self, frames: list[Frame]) -> list[Frame]:
         messages: list[Frame] = []
+        self.cut = len(frames)
         checks = self._checks
         try:
             for frame in frames:

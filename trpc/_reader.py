@@ -197,10 +197,9 @@ class Reader(abc.ABC):
                 if data is None:
                     return False
                 if data:
-                    frames = self._protocol.receive(data)
-                    self._frames = iter(frames)
+                    self._frames = iter(self._protocol.receive(data))
                     if len(data) >= _MUCH or self._transport.reads_much:
-                        self._has_more = len(data) >= _MUCH and len(frames) <= _FEW
+                        self._has_more = len(data) >= _MUCH and self._protocol.cut <= _FEW
                         self._transport.reads_much = self._has_more and self._protocol.frames.missing < _MUCH
                     return True
             else:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -89,7 +88,7 @@ class Writer:
         self.unsent: int = 0
         self.unsent_answers: int = 0
         self.unsent_items: int = 0
-        self._item_waiters: deque[Callable[[], None]] | None = None
+        self._item_waiters: dict[Callable[[], None], None] | None = None
         self._max_unsent = max_unsent
         self._transport = transport
         self._workers = workers
@@ -122,8 +121,13 @@ class Writer:
 
     def call_with_room(self, function: Callable[[], None]) -> None:
         """Calls it, once, when there is room for items again, in turn with others that wait for that."""
-        self._item_waiters = self._item_waiters or deque()
-        self._item_waiters.append(function)
+        self._item_waiters = self._item_waiters or {}
+        self._item_waiters[function] = None
+
+    def forget_room(self, function: Callable[[], None]) -> None:
+        """It is not to be called."""
+        if self._item_waiters:
+            self._item_waiters.pop(function, None)
 
     @property
     def is_closed(self) -> bool:
@@ -346,7 +350,9 @@ class Writer:
         if self._answered is not None and not self.is_full_of_answers:
             self._answered.unpark_all()
         while self._item_waiters and not self.is_full_of_items:
-            self._item_waiters.popleft()()
+            function = next(iter(self._item_waiters))
+            del self._item_waiters[function]
+            function()
 
     def _give_up(self) -> None:
         """Whatever is left will not be written."""
