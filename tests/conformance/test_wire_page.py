@@ -20,6 +20,7 @@ from trpc._messages import (
     IGNORABLE,
     ITEMS_COST,
     MAX_CREDIT,
+    MAX_END_SIZE,
     MAX_STREAM,
     MAX_TIME_LEFT,
     STREAMS,
@@ -167,10 +168,10 @@ def test_numbers():
     assert Hello(16384, 1, 64) == UNTIL_HELLO
     assert MAX_TIME_LEFT == 31_536_000
     assert MAGIC == annotate.MAGIC
-    assert (ITEMS_COST, MAX_STREAM, MAX_CREDIT) == (16, 65535, 2**63 - 1)
+    assert (ITEMS_COST, MAX_STREAM, MAX_CREDIT, MAX_END_SIZE) == (16, 65535, 2**63 - 1, 65536)
     for number in ("16,384", "31,536,000", "`max_calls` of 1", "`max_depth` of 64"):
         assert number in PAGE
-    for number in ("1 to 65,535", "16 bytes more", "2^63-1", "2^32-1"):
+    for number in ("1 to 65,535", "16 bytes more", "65,536 bytes", "2^63-1", "2^32-1"):
         assert number in PAGE
 
 

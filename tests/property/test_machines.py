@@ -50,6 +50,7 @@ class Side:
         self.pings: set[int] = set()
         self.goaways: list[bytes] = []
         self.rests: dict[tuple[int, int, int], Cutter] = {}  # of messages that have begun to leave
+        self.incomplete: set[int] = set()  # our calls that were cancelled before all of the request had left
         self.ended: set[tuple[int, int]] = set()  # our arguments that have ended
         # Bodies of items, by kind, id and stream; of calls that are open at both ends, what has not arrived.
         self.sent_items = defaultdict(list)
@@ -75,7 +76,7 @@ class Conversation(RuleBasedStateMachine):
 
     def send_cut(self, side, data, size):
         """A message that may have fragments: the first leaves now, and the others when there is an occasion."""
-        cutter = Cutter(data, size)
+        cutter = Cutter(data, size, size)
         key = (cutter._kind, cutter._id, cutter._stream)
         assert key not in self.sides[side].rests
         self.send(side, tuple(bytes(chunk) for chunk in cutter.next()))
@@ -113,7 +114,8 @@ class Conversation(RuleBasedStateMachine):
         side, call_id = call
         # Again and again, as long as the reply has not arrived.
         if call_id in self.sides[side].open_calls:
-            self.sides[side].rests.pop((Kind.REQUEST, call_id, 0), None)
+            if self.sides[side].rests.pop((Kind.REQUEST, call_id, 0), None) is not None:
+                self.sides[side].incomplete.add(call_id)
             self.send(side, self.sides[side].protocol.cancel(call_id))
 
     @rule(side=sides)
@@ -134,6 +136,8 @@ class Conversation(RuleBasedStateMachine):
 
     def reply_to(self, number, call_id, kind, body=b"", size=1000):
         side = self.sides[number]
+        if kind == Kind.RESULT and (Kind.RESULT, call_id, 0) in side.rests:
+            kind = Kind.CANCELLED
         body = body if kind in {Kind.RESULT, Kind.ERROR} else b""
         del side.served[call_id]
         side.replied[call_id] = (kind, body)
@@ -204,7 +208,8 @@ class Conversation(RuleBasedStateMachine):
 
     def may_send_argument(self, number, call_id):
         side = self.sides[number]
-        return call_id in side.open_calls and (Kind.REQUEST, call_id, 0) not in side.rests
+        is_complete = (Kind.REQUEST, call_id, 0) not in side.rests and call_id not in side.incomplete
+        return call_id in side.open_calls and is_complete
 
     @rule(call=calls, size=st.integers(1, 2**32 - 1))
     def result_credit(self, call, size):
@@ -243,14 +248,14 @@ class Conversation(RuleBasedStateMachine):
         """Hands over some bytes; gives the requests that arrived. A ProtocolError fails the test."""
         side, peer = self.sides[number], self.sides[1 - number]
         data, side.arriving = bytes(side.arriving[:size]), side.arriving[size:]
-        new = []
+        new, dropped = [], []
         frames, error = frames_of(side.protocol, [data], feed)
         assert error is None
         for frame in frames:
             key = frame[:2] + (frame.stream,)
             if frame.flags:
                 # Only that it has begun.
-                assert frame.kind in {Kind.RESULT_ITEMS, Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END}
+                assert frame.kind in {Kind.RESULT_ITEMS, Kind.ARGUMENT_ITEMS}
                 continue
             match frame.kind:
                 case Kind.HELLO:
@@ -264,10 +269,9 @@ class Conversation(RuleBasedStateMachine):
                     side.got_notifications.append(frame.body)
                 case Kind.CANCEL:
                     # Given for calls that still run or are incomplete, and for no others.
-                    if frame.id not in side.served:
+                    if frame.id not in {*side.served, *dropped}:
                         assert side.protocol.drop_incomplete_request(frame.id)
-                        side.served[frame.id] = b""
-                        self.reply_to(number, frame.id, Kind.CANCELLED)
+                        dropped.append(frame.id)
                 case Kind.PING:
                     self.send(number, side.protocol.pong(frame.id))
                 case Kind.PONG:
@@ -295,6 +299,9 @@ class Conversation(RuleBasedStateMachine):
                     assert frame.id in side.open_calls
                 case _:
                     self.on_reply(number, frame)
+        for call_id in dropped:
+            side.served[call_id] = b""
+            self.reply_to(number, call_id, Kind.CANCELLED)
         return new
 
     def on_reply(self, number, frame):
@@ -343,7 +350,11 @@ class Conversation(RuleBasedStateMachine):
     @invariant()
     def what_is_incomplete_is_still_on_its_way(self):
         for side, peer in [self.sides, self.sides[::-1]]:
-            assert set(side.protocol._fragments._messages if side.protocol._fragments else ()) == set(peer.rests)
+            incomplete = set(side.protocol._fragments._messages if side.protocol._fragments else ())
+            assert incomplete >= set(peer.rests)
+            # The others are given up when the reply is complete.
+            assert all(kind in {Kind.RESULT, Kind.RESULT_ITEMS} for kind, _, _ in incomplete - set(peer.rests))
+            assert {call_id for _, call_id, _ in incomplete - set(peer.rests)} <= set(side.open_calls)
 
     def teardown(self):
         """Everything arrives and everything is replied to: then every call has ended, once."""
