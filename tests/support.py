@@ -170,6 +170,8 @@ def cut_into(patch, fragment, batch=None):
     """Has frames leave in small fragments, and in small batches, so that what is done with large ones takes little."""
     for module in (_outgoing, _outbox, _outgoing_stream):
         patch.setattr(module, "FRAGMENT", fragment)
+    for module in (_outgoing, _outbox):
+        patch.setattr(module, "FIRST_FRAGMENT", min(fragment, module.FIRST_FRAGMENT))
     if batch is not None:
         patch.setattr(_outgoing, "BATCH", batch)
         patch.setattr(_outgoing.Batch.add, "__kwdefaults__", {"until": batch})
@@ -192,6 +194,7 @@ class Scripted:
         self._next: list[object] = []
         self.sent = b""
         self.send_error = None
+        self.reads_much = False
         self.closed = False
 
     def give(self, *steps):

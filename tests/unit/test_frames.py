@@ -364,9 +364,9 @@ def test_large_pieces_are_not_copied(body):
 # --- cutting ---
 
 
-def fragments_of(data, size):
+def fragments_of(data, size, first=None):
     """All fragments of a frame, and how large each of them was said to be."""
-    cutter = Cutter(data, size)
+    cutter = Cutter(data, size, size if first is None else first)
     fragments, sizes = [], []
     while True:
         sizes.append(cutter.next_size)
@@ -390,14 +390,16 @@ PIECES = [
 
 @pytest.mark.parametrize("body", PIECES)
 @pytest.mark.parametrize("size", range(1, 12))
-def test_a_frame_is_cut_into_fragments(body, size):
+@pytest.mark.parametrize("first", [1, 2, 7, 9, 10, 100])
+def test_a_frame_is_cut_into_fragments(body, size, first):
     # As one piece with its header, and with the header apart.
     for data in (frame_of(0x20, 7, body, 5), encode_frame(0x20, 7, joined(body), stream=5)):
-        fragments, sizes = fragments_of(data, size)
+        fragments, sizes = fragments_of(data, size, first)
         frames = reader().feed(b"".join(fragments))
         assert b"".join(frame.body for frame in frames) == b"abcdefghij"
         assert [len(frame.body) for frame in frames] == sizes
-        assert all(part == size for part in sizes[:-1])
+        assert sizes[0] == min(first, 10)
+        assert all(part == size for part in sizes[1:-1])
         assert {(frame.kind, frame.id, frame.stream) for frame in frames} == {(0x20, 7, 5)}
         expected = [MORE | CONTINUED] * len(frames)
         expected[0] &= ~CONTINUED
@@ -406,9 +408,13 @@ def test_a_frame_is_cut_into_fragments(body, size):
 
 
 @settings(deadline=None)
-@given(body=st.lists(st.binary(max_size=5), min_size=1, max_size=6).filter(any), size=st.integers(1, 12))
-def test_whatever_the_pieces_are_the_fragments_are_the_frame(body, size):
-    fragments, sizes = fragments_of(frame_of(1, 2, tuple(body)), size)
+@given(
+    body=st.lists(st.binary(max_size=5), min_size=1, max_size=6).filter(any),
+    size=st.integers(1, 12),
+    first=st.integers(1, 12),
+)
+def test_whatever_the_pieces_are_the_fragments_are_the_frame(body, size, first):
+    fragments, sizes = fragments_of(frame_of(1, 2, tuple(body)), size, first)
     frames = reader().feed(b"".join(fragments))
     assert b"".join(frame.body for frame in frames) == b"".join(body)
     assert [len(frame.body) for frame in frames] == sizes
@@ -417,7 +423,7 @@ def test_whatever_the_pieces_are_the_fragments_are_the_frame(body, size):
 
 def test_fragments_of_a_large_frame_are_not_copied():
     large = bytes(range(256)) * 1000
-    cutter = Cutter(frame_of(1, 2, (b"head", large, b"tail")), 100_000)
+    cutter = Cutter(frame_of(1, 2, (b"head", large, b"tail")), 100_000, 50_000)
     copied, number = 0, 1
     while True:
         _, *pieces = cutter.next()
@@ -426,7 +432,7 @@ def test_fragments_of_a_large_frame_are_not_copied():
         if not cutter.advance():
             break
         number += 1
-    assert number == 3
+    assert number == 4
     assert copied == len(b"headtail")
 
 

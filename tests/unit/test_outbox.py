@@ -22,6 +22,7 @@ FRAGMENT = 128 * 1024
 @pytest.fixture(autouse=True)
 def sizes_of_these_tests(monkeypatch):
     monkeypatch.setattr("trpc._outbox.FRAGMENT", FRAGMENT)
+    monkeypatch.setattr("trpc._outbox.FIRST_FRAGMENT", FRAGMENT)
     monkeypatch.setattr("trpc._writer._MAX_AT_ONCE", 8 * FRAGMENT)
 
 
@@ -448,14 +449,8 @@ async def test_what_is_counted_gets_less_with_each_fragment(new_box):
         await settle()
         counts.append((box.outbox.unsent, box.outbox.unsent_answers))
     rest = HEADER + 5
-    # The first write has a fragment of each. Headers of more fragments are nobody's: they were not put in.
-    assert counts == [
-        (2 * FRAGMENT + 2 * rest, rest),
-        (FRAGMENT + 2 * rest, rest),
-        # The small rest of the answer, and a fragment.
-        (rest, 0),
-        (0, 0),
-    ]
+    # The first writes have something of each. Headers of more fragments are nobody's: they were not put in.
+    assert counts == [(2 * FRAGMENT + 2 * rest, rest), (FRAGMENT + rest, 0), (rest, 0), (0, 0)]
     assert frame.state is State.WRITTEN
     await box.end()
 
@@ -474,17 +469,29 @@ async def test_small_and_control_frames_go_between_fragments(new_box, how):
     assert b"".join(bytes(frame.body) for frame in box.frames if frame.id == 1) == large_one[HEADER:]
 
 
-async def test_large_frames_take_turns(new_box):
+async def test_large_bulk_takes_turns(new_box):
     box = new_box(cuts=True)
     for call_id in (1, 2, 3):
-        box.put(large(call_id, parts=4))
+        box.put(large(call_id, parts=4), bulk=True)
     await box.end()
-    ids = [frame.id for frame in box.frames]
-    assert ids.count(1) == ids.count(2) == ids.count(3) == 4
-    # None gets far ahead of another one.
-    for end in range(len(ids)):
-        counts = [ids[:end].count(call_id) for call_id in (1, 2, 3)]
-        assert max(counts) - min(counts) <= 2
+    assert [frame.id for frame in box.frames] == [1, 2, 3] * 4
+
+
+async def test_large_requests_leave_one_after_the_other(new_box, monkeypatch):
+    monkeypatch.setattr("trpc._outbox.FIRST_FRAGMENT", 100)
+    box = new_box(cuts=True)
+    for call_id in (1, 2, 3):
+        box.put(large(call_id, parts=2))
+    await box.end()
+    rest = FRAGMENT - 100
+    assert shapes(box.frames) == [
+        *[(call_id, 100, MORE) for call_id in (1, 2, 3)],
+        *[
+            (call_id, size, flags)
+            for call_id in (1, 2, 3)
+            for size, flags in ((FRAGMENT, MORE | CONTINUED), (rest, CONTINUED))
+        ],
+    ]
 
 
 async def test_bulk_goes_last_in_its_order(new_box):
@@ -1120,6 +1127,7 @@ def test_messages_leave_in_fragments_whole_or_not_at_all(steps, ending, takes):
     with pytest.MonkeyPatch.context() as patch:
         # So that a few bytes are large, and a few frames a batch.
         patch.setattr("trpc._outbox.FRAGMENT", 8)
+        patch.setattr("trpc._outbox.FIRST_FRAGMENT", 3)
         patch.setattr("trpc._outgoing.BATCH", 50)
         patch.setitem(Batch.add.__kwdefaults__, "until", 50)
         trio.run(history_with_fragments, steps, ending, takes, clock=trio.testing.MockClock(autojump_threshold=0))
@@ -1198,5 +1206,33 @@ def check_messages(messages, fragments, *, all_of_it):
             assert left is None
         else:
             assert frame.state is State.BROKEN
-    ends = [f.id for f in fragments if messages[f.id].bulk and not f.flags and len(messages[f.id].body) + HEADER <= 8]
-    assert ends == sorted(ends), "bulk in its order"
+    # Those that leave in one piece, and the beginnings of the others.
+    begins = [f.id for f in fragments if not f.flags & CONTINUED]
+    bulk = [number for number in begins if messages[number].bulk]
+    others = [number for number in begins if not messages[number].bulk and messages[number].frame is not None]
+    assert bulk == sorted(bulk)
+    # Answers that are large are bulk, though nobody has said so.
+    small = [number for number in others if not is_large(messages[number])]
+    requests = [number for number in others if is_large(messages[number])]
+    assert small == sorted(small)
+    assert requests == sorted(requests)
+    assert all_of_it is False or not open_at_once(fragments, messages)
+
+
+def is_large(message):
+    return len(message.body) + HEADER > 8
+
+
+def open_at_once(fragments, messages):
+    """Requests of which more than the first fragment has left, while another one was as far, and not complete."""
+    open_now, found = set(), []
+    for fragment in fragments:
+        message = messages[fragment.id]
+        if message.frame is None or message.bulk or not fragment.flags & CONTINUED:
+            continue
+        found += [(fragment.id, other) for other in open_now if other != fragment.id]
+        if fragment.flags & MORE and message.frame.state is State.WRITTEN:
+            open_now.add(fragment.id)
+        else:
+            open_now.discard(fragment.id)
+    return found

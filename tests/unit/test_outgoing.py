@@ -1,7 +1,6 @@
 """Frames on their way out: how they are put together to be written, in which turns, and what is left of them."""
 
 import itertools
-import random
 
 import hypothesis.strategies as st
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from support import joined
 
 from trpc._frames import CONTINUED, HEADER_SIZE, MORE, Cutter, FrameReader, frame_of, size_of
-from trpc._outgoing import BATCH, FRAGMENT, Batch, Outgoing, Queue, State, is_taken_back, without_first
+from trpc._outgoing import BATCH, Batch, Outgoing, Queue, State, is_taken_back, without_first
 
 # From this size on, bytes are not copied to be joined with others.
 LARGE = 16 * 1024
@@ -23,11 +22,17 @@ def entry(data, state=State.QUEUED):
     return frame
 
 
-def large(number, parts, *, size=FRAGMENT, state=State.QUEUED, is_bulk=False):
+# More than a batch, so that a fragment fills it.
+FRAGMENT = BATCH + 1000
+FIRST = 100
+
+
+def large(number, parts, *, size=FRAGMENT, first=None, state=State.QUEUED, is_bulk=False):
     """A frame that leaves in so many fragments; its id is the number."""
-    pieces = tuple(random.Random(number + i).randbytes(size) for i in range(parts))
+    first = size if first is None else first
+    pieces = (bytes([number]) * first, *(bytes([number, i]) * (size // 2) for i in range(1, parts)))
     frame = entry(frame_of(0x20, number, pieces), state)
-    frame.cutter = Cutter(frame.data, size)
+    frame.cutter = Cutter(frame.data, size, first)
     frame.is_bulk = is_bulk
     return frame
 
@@ -235,6 +240,10 @@ def leave_all(queue):
     return batches
 
 
+def ids_of(batches):
+    return [[frame.id for frame in frames_in(data)] for data in batches]
+
+
 @pytest.mark.parametrize("part", ["control", "frames", "bulk"])
 def test_a_queue_is_something_as_long_as_there_is_something_in_it(part):
     assert not Queue()
@@ -247,6 +256,17 @@ def test_a_queue_is_something_as_long_as_there_is_something_in_it(part):
     assert len(queue) == 0
 
 
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_a_queue_is_something_as_long_as_a_fragment_is_left(is_bulk):
+    queue = queue_of(**{"bulk" if is_bulk else "frames": [large(1, 2, is_bulk=is_bulk)]})
+    leave(queue)
+    assert queue
+    assert len(queue) == 1
+    leave(queue)
+    assert not queue
+    assert len(queue) == 0
+
+
 def test_the_order_in_which_the_parts_leave():
     queue = queue_of(bulk=[b"e", b"f"], frames=[b"c", b"d"], control=[b"a", b"b"])
     batch, data = leave(queue)
@@ -254,15 +274,17 @@ def test_the_order_in_which_the_parts_leave():
     assert batch.counts == (2, 2, 2)
 
 
-def test_a_batch_stays_in_the_queue_until_it_is_taken():
-    frame = large(1, 2, is_bulk=True)
-    queue = queue_of(control=[b"a"], frames=[b"b"], bulk=[frame])
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_a_batch_stays_in_the_queue_until_it_is_taken(is_bulk):
+    frame = large(1, 2, is_bulk=is_bulk)
+    queue = queue_of(control=[b"a"], frames=[b"b"])
+    (queue.bulk if is_bulk else queue.frames).append(frame)
     first, again = queue.batch(), queue.batch()
     assert b"".join(first.chunks) == b"".join(again.chunks)
     assert len(queue) == 3
     assert frame.state is State.QUEUED
     queue.take(again)
-    assert queue.bulk == [frame]
+    assert (queue.bulk, queue.begun) == (([frame], []) if is_bulk else ([], [frame]))
     assert frame.state is State.WRITING
     assert len(queue) == 1
 
@@ -291,16 +313,9 @@ def test_what_is_small_goes_before_bulk():
     assert batches[0][:6] == b"!small"
 
 
-def test_large_frames_take_turns():
-    frames = [large(number, 3) for number in range(3)]
-    queue = queue_of(frames=frames)
-    ids = [(fragment.id, fragment.flags) for data in leave_all(queue) for fragment in frames_in(data)]
-    # The first of each leaves with its part of the queue, and beside it one of those that have begun.
-    assert [i for i, _ in ids] == [0, 1, 0, 2, 1, 0, 2, 1, 2]
-    for number, frame in enumerate(frames):
-        assert [flags for i, flags in ids if i == number] == [MORE, MORE | CONTINUED, CONTINUED]
-        assert frame.is_bulk
-        assert frame.cutter is None
+def test_large_bulk_takes_turns():
+    queue = queue_of(bulk=[large(number, 3, is_bulk=True) for number in range(3)])
+    assert ids_of(leave_all(queue)) == [[0], [1], [2]] * 3
 
 
 def test_fragments_take_turns_with_items_of_streams():
@@ -308,40 +323,82 @@ def test_fragments_take_turns_with_items_of_streams():
     items = [bytes([i]) * BATCH for i in range(3)]
     queue = queue_of(bulk=[frame, *items])
     batches = leave_all(queue)
-    # Three items of a batch each wait in front of the second fragment: those that come later do not.
+    # Items that wait go before the second fragment: those that come later do not.
     assert [len(data) for data in batches] == [FRAGMENT + 16, BATCH, BATCH, BATCH, FRAGMENT + 16, FRAGMENT + 16]
     assert batches[1:4] == items
 
 
-def test_a_large_frame_waits_for_its_turn_among_small_ones():
-    frame = large(7, 2)
+def test_large_requests_begin_in_their_order_and_leave_one_after_the_other():
+    """So that the peer has hardly more than one of them incomplete."""
+    queue = queue_of(frames=[large(number, 3, first=FIRST) for number in range(3)])
+    flat = [i for ids in ids_of(leave_all(queue)) for i in ids]
+    assert flat == [0, 1, 2, 0, 0, 1, 1, 2, 2]
+
+
+def test_the_rest_of_a_request_has_a_fragment_in_each_batch():
+    queue = queue_of(frames=[large(1, 4, first=FIRST)])
+    leave(queue)
+    queue.frames += [frame_of(0x20, 2, bytes(BATCH)) for _ in range(2)]
+    queue.bulk += [large(3, 3, is_bulk=True)]
+    assert ids_of(leave_all(queue)) == [[2, 3, 1], [2, 3, 1], [3, 1]]
+
+
+def test_a_large_request_waits_for_its_turn_among_small_ones():
+    frame = large(7, 2, first=FIRST)
     queue = queue_of(frames=[b"before", frame, b"behind"])
     first, second = leave_all(queue)
     assert first.startswith(b"before")
-    # It goes ahead of the rest of the large one.
-    assert second.startswith(b"behind")
+    # The rest goes behind what is small.
+    assert first.endswith(b"behind")
+    assert len(second) == FRAGMENT + 16
 
 
-def test_all_states_of_a_large_frame():
-    frame = large(7, 3)
-    queue = queue_of(frames=[frame])
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_all_states_of_a_large_frame(is_bulk):
+    frame = large(7, 3, is_bulk=is_bulk)
+    queue = queue_of(**{"bulk" if is_bulk else "frames": [frame]})
     assert frame.state is State.QUEUED
     for _ in range(2):
         batch, _ = leave(queue)
         assert (batch.entries, batch.begun) == ([], [(frame, FRAGMENT)])
         assert frame.state is State.WRITING
         assert not is_taken_back(frame)
+        assert frame.is_bulk is is_bulk
     batch, _ = leave(queue)
     assert (batch.entries, batch.begun) == ([frame], [])
     assert frame.cutter is None
     assert not queue
 
 
+def test_a_frame_whose_fragments_are_one_leaves_whole():
+    frame = large(7, 1)
+    queue = queue_of(frames=[large(1, 3, first=FIRST)])
+    leave(queue)
+    queue.frames.append(frame)
+    batch, _ = leave(queue)
+    assert batch.entries == [frame]
+    assert frame.cutter is None
+    assert len(queue.begun) == 1, "it is that of the other one"
+
+
 def test_what_is_left():
     taken, begun, queued = entry(b"t", State.UNSENT), large(1, 2, state=State.WRITING), entry(b"q")
-    broken = large(2, 2, state=State.BROKEN)
+    broken, request = large(2, 2, state=State.BROKEN), large(3, 2, state=State.WRITING)
     queue = queue_of(control=[b"a"], frames=[taken, queued], bulk=[begun, broken, b"c"])
-    assert queue.left() == [b"a", queued, begun, b"c"]
+    queue.begun.append(request)
+    assert queue.left() == [b"a", queued, begun, b"c", request]
+
+
+@pytest.mark.parametrize("is_bulk", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+def test_removing_a_frame(is_bulk, begun):
+    frame = large(1, 3, is_bulk=is_bulk)
+    queue = queue_of(**{"bulk" if is_bulk else "frames": [frame]})
+    if begun:
+        leave(queue)
+    # Among those that are small its place stays, for it may be one of many.
+    assert queue.remove(frame) is (is_bulk or begun)
+    assert len(queue) == (0 if is_bulk or begun else 1)
 
 
 @settings(deadline=None)
@@ -349,6 +406,7 @@ def test_what_is_left():
 def test_whatever_is_queued_leaves_once_and_whole(data):
     queue = Queue()
     put, seen = [], b""
+    small = st.sampled_from([b"", b"x", bytes(BATCH)])
     for number in range(data.draw(st.integers(1, 25))):
         kind = data.draw(st.sampled_from(["control", "frames", "bulk", "large", "large bulk", "take", "take back"]))
         match kind:
@@ -362,11 +420,17 @@ def test_whatever_is_queued_leaves_once_and_whole(data):
                     frame.state = State.UNSENT
                     put = [one for one in put if one[0] is not frame]
             case "large" | "large bulk":
-                frame = large(number, data.draw(st.integers(2, 4)), is_bulk=kind == "large bulk")
+                frame = large(
+                    number,
+                    data.draw(st.integers(2, 4)),
+                    size=data.draw(st.sampled_from([10, FRAGMENT])),
+                    first=data.draw(st.sampled_from([1, FIRST])),
+                    is_bulk=kind == "large bulk",
+                )
                 (queue.bulk if frame.is_bulk else queue.frames).append(frame)
                 put.append((frame, number))
             case _:
-                frame = entry(frame_of(0x20, number, data.draw(st.sampled_from([b"", b"x", bytes(BATCH)]))))
+                frame = entry(frame_of(0x20, number, data.draw(small)))
                 getattr(queue, kind).append(frame)
                 put.append((frame, number))
     seen += b"".join(leave_all(queue))

@@ -22,7 +22,6 @@ FRAGMENTED = [
     Kind.RESULT,
     Kind.ERROR,
     Kind.ARGUMENT_ITEMS,
-    Kind.ARGUMENT_END,
     Kind.RESULT_ITEMS,
 ]
 AFTER_HELLO = [kind for kind in Kind if kind != Kind.HELLO]
@@ -584,7 +583,7 @@ def test_messages_of_streams_on_the_wire():
 
 # --- fragments ---
 
-OF_STREAMS = {Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.RESULT_ITEMS}
+OF_STREAMS = {Kind.ARGUMENT_ITEMS, Kind.RESULT_ITEMS}
 
 
 def begin_of(data):
@@ -700,23 +699,21 @@ def test_a_whole_reply_voids_what_is_incomplete(begun, reply):
     assert receive(protocol, last) == []
 
 
-@pytest.mark.parametrize("how", [message(Kind.ARGUMENT_END), b"".join(fragments(Kind.ARGUMENT_END, b"a", b"b"))])
-def test_the_end_of_an_argument_voids_its_incomplete_items(how):
+def test_the_end_of_an_argument_voids_its_incomplete_items():
     protocol = in_call()
     first, last = fragments(Kind.ARGUMENT_ITEMS, b"a", b"b")
     others = fragments(Kind.ARGUMENT_ITEMS, b"c", b"d", stream=2)
     receive(protocol, first + others[0])
-    assert receive(protocol, how)[-1].kind == Kind.ARGUMENT_END
+    assert [frame.kind for frame in receive(protocol, message(Kind.ARGUMENT_END))] == [Kind.ARGUMENT_END]
     assert receive(protocol, last) == []
     assert [frame.body for frame in receive(protocol, others[1])] == [b"cd"]
 
 
-@pytest.mark.parametrize("kind", [Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END])
-def test_our_reply_voids_incomplete_messages_of_arguments(kind):
+def test_our_reply_voids_incomplete_items_of_arguments():
     protocol = in_call()
     receive(protocol, message(Kind.REQUEST, call_id=2))
-    first, last = fragments(kind, b"a", b"b")
-    others = fragments(kind, b"c", b"d", call_id=2)
+    first, last = fragments(Kind.ARGUMENT_ITEMS, b"a", b"b")
+    others = fragments(Kind.ARGUMENT_ITEMS, b"c", b"d", call_id=2)
     receive(protocol, first + others[0])
     protocol.reply(Kind.RESULT, 1)
     assert receive(protocol, last) == []
@@ -745,14 +742,15 @@ def test_the_limit_of_a_message_is_that_of_all_its_fragments(kind):
 
 
 def test_requests_that_are_not_complete_are_limited_in_all():
-    protocol = machine(max_incomplete=100)
-    first, last = fragments(Kind.REQUEST, bytes(60), bytes(5), call_id=1)
-    receive(protocol, first)
-    second, *_ = fragments(Kind.REQUEST, bytes(41), bytes(5), call_id=2)
+    protocol = machine(max_incomplete=50_000, max_message_size=1, max_calls=5)
+    _, last = fragments(Kind.REQUEST, bytes(10_000), bytes(5), call_id=1)
+    for call_id in range(1, 5):
+        assert receive(protocol, fragments(Kind.REQUEST, bytes(10_000), bytes(5), call_id=call_id)[0]) == []
+    second, *_ = fragments(Kind.REQUEST, bytes(10_001), bytes(5), call_id=5)
     (frame,) = receive(protocol, second)
     # To be answered, though it will not be complete.
-    assert (frame.id, frame.flags, frame.body) == (2, MORE, b"")
-    protocol.reply(Kind.ERROR, 2)
+    assert (frame.id, frame.flags, frame.body) == (5, MORE, b"")
+    protocol.reply(Kind.ERROR, 5)
     assert [frame.id for frame in receive(protocol, last)] == [1]
 
 
@@ -765,6 +763,15 @@ def test_requests_that_are_not_complete_are_limited_in_number(kind):
     assert (frame.kind, frame.id, frame.flags) == (kind, 3, MORE)
     assert [frame.id for frame in receive(protocol, fragments(kind, b"a", b"b", call_id=1)[1])] == [1]
     assert receive(protocol, fragments(kind, b"a", b"b", call_id=4)[0]) == []
+
+
+def test_how_many_frames_there_were():
+    """With those that have no effect: others have to wait for them as well."""
+    protocol = machine()
+    receive(protocol, encode_frame(Kind.PING, 1) + encode_frame(0x80, 1) * 3 + encode_frame(Kind.PING, 2)[:5])
+    assert protocol.cut == 4
+    receive(protocol, encode_frame(Kind.PING, 2)[5:])
+    assert protocol.cut == 1
 
 
 # --- the end of the stream ---

@@ -220,5 +220,5 @@ async def test_keys_of_some_arguments_beside_others():
             await mixed("n", {1: object()})
         with pytest.raises(trpc.InvalidArguments, match="argument 'extra' cannot be sent"):
             await mixed("n", {1: "a"}, extra={1: 2, "1": 3})
-        with pytest.raises(trpc.InvalidArguments, match="argument .*more.* cannot be sent"):
+        with pytest.raises(trpc.InvalidArguments, match="argument 3 cannot be sent"):
             await mixed("n", {1: "a"}, {1: 2, "1": 3})

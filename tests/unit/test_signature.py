@@ -576,7 +576,25 @@ def test_a_keyword_argument_that_is_named_as_what_it_cannot_be():
 def test_keys_of_items_do_not_concern_the_other_arguments():
     assert not taking(AsyncIterator[dict[int, str]]).has_typed_keys
     channel = Channel()
-    assert taking(AsyncIterator[int]).with_text_keys([1, channel], {}) == ((1, channel), {})
+    args, kwargs = taking(AsyncIterator[int]).with_text_keys([1, channel], {})
+    assert (list(args), kwargs) == ([1, channel], {})
+
+
+def test_keys_as_text_leave_each_argument_where_it_is():
+    """The place of a stream among them is sent as well."""
+
+    def function(
+        self, a: dict[int, int], items: AsyncIterator[int], b: dict[int, int], *more: dict[int, int], **rest
+    ): ...
+
+    signature = Signature(function, "Service.method")
+    args, kwargs = signature.with_text_keys([{1: 1}, None], {"b": {2: 2}, "x": {"3": 3}})
+    assert list(args) == [{"1": 1}, None]
+    assert kwargs == {"b": {"2": 2}, "x": {"3": 3}}
+    args, kwargs = signature.with_text_keys([{1: 1}, None, {2: 2}, {3: 3}], {})
+    assert list(args) == [{"1": 1}, None, {"2": 2}, {"3": 3}]
+    with pytest.raises(InvalidArguments, match="missing a required argument: 'b'"):
+        signature.with_text_keys([{1: 1}, None], {})
 
 
 @pytest.mark.parametrize(
