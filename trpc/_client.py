@@ -10,6 +10,9 @@ from ._stream_call import StreamCall, call_with_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from trio.abc import ReceiveChannel
 
     from ._caller import Caller
     from ._peer import Peer
@@ -85,7 +88,9 @@ class Client:
         """
         return await call_with_streams(self._caller, method, args, kwargs)
 
-    def stream(self, method: str, /, *args: object, **kwargs: object) -> StreamCall:
+    def stream(
+        self, method: str, /, *args: object, **kwargs: object
+    ) -> AbstractAsyncContextManager[ReceiveChannel[Any]]:
         """Calls a method that gives a stream, by its name: ``async with client.stream("Log.tail") as lines``.
 
         Inside, ``lines`` is a ``trio.abc.ReceiveChannel`` of plain data. Leaving the block early cancels the method

@@ -159,12 +159,12 @@ class Signature:
             try:
                 return _codec.with_text_keys(value)
             except _codec.EncodeError as exc:
-                raise InvalidArguments(f"{self._method}: argument {shown!r} cannot be sent: {exc}") from exc
+                raise InvalidArguments(f"{self._method}: argument {shown} cannot be sent: {exc}") from exc
 
         self._bind(args, kwargs)
         # Each stays where it is: the place of a stream among them is sent as well.
-        by_position = [convert(self.name_of(i).strip("'"), self._name_at(i), value) for i, value in enumerate(args)]
-        by_keyword = {name: convert(name, self._name_at(name), value) for name, value in kwargs.items()}
+        by_position = [convert(self.name_of(i), self._name_at(i), value) for i, value in enumerate(args)]
+        by_keyword = {name: convert(repr(name), self._name_at(name), value) for name, value in kwargs.items()}
         return by_position, by_keyword
 
     def _bind(self, args: Sequence[object], kwargs: Mapping[str, object]) -> inspect.BoundArguments:

@@ -268,7 +268,7 @@ def most_unsent(streams, size):
 
 @only_sockets
 @pytest.mark.parametrize(("streams", "size"), [(1, 1000), (1, 100_000), (20, 1000)])
-async def test_results_for_a_peer_that_does_not_read(streams, size):
+async def test_results_for_a_peer_that_does_not_read(autojump_clock, streams, size):
     served = Service()
     async with raw_client_of(served, limits=trpc.Limits(max_unsent=MAX_UNSENT)) as peer:
         peer.hello = type(peer.hello)(max_calls=100, max_depth=64, **GENEROUS)
@@ -287,7 +287,7 @@ async def test_results_for_a_peer_that_does_not_read(streams, size):
 
 
 @only_sockets
-async def test_arguments_for_a_peer_that_does_not_read():
+async def test_arguments_for_a_peer_that_does_not_read(autojump_clock):
     limits = trpc.Limits(max_unsent=MAX_UNSENT)
     async with client_of_raw_peer(hello=GENEROUS, limits=limits, cancel_grace=0) as (client, peer):
         await peer.open()

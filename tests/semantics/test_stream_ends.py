@@ -1063,21 +1063,28 @@ async def test_producers_with_calls_of_their_own_when_the_server_is_lost(caplog)
         await peer.open()
         await settle()
         outcomes, ended = {}, []
+        go_on = trio.Event()
 
         async def calls():
             try:
                 yield 1
-                # More than leaves while nobody reads.
-                await client.call("A.c", bytes(10_000_000))
+                await go_on.wait()
+                await client.call("A.c")
             finally:
                 ended.append(True)
 
         async with trio.open_nursery() as nursery:
             for key in range(3):
                 start_call(nursery, outcomes, key, client.call, "A.b", calls())
-                await settle()
+            await settle()
+            # More than leaves while nobody reads; the others' requests wait behind it.
+            start_call(nursery, outcomes, "large", client.call, "A.d", bytes(10_000_000))
+            await settle()
+            go_on.set()
+            await settle()
+            assert len(connection_of(client)._caller._in_flight) == 7
             await peer.stream.aclose()
-        assert [type(outcome) for outcome in outcomes.values()] == [trpc.ConnectionLost] * 3
+        assert [type(outcome) for outcome in outcomes.values()] == [trpc.ConnectionLost] * 4
         assert len(ended) == 3
         assert_nothing_left(connection_of(client))
     assert not [record for record in caplog.records if record.name == "trpc"]

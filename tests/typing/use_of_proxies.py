@@ -7,10 +7,14 @@ refused, are errors.
 
 from __future__ import annotations
 
+import abc
 from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, assert_type
 
 import trio
+import trio.testing
 
 import trpc
 
@@ -63,6 +67,129 @@ class Named(Abstract):
         return a + b
 
 
+class Log:
+    """Methods with streams, in all the ways in which they can be written."""
+
+    @trpc.method
+    async def countdown(self, start: int) -> AsyncIterator[int]:
+        for i in range(start):
+            yield i
+
+    @trpc.method
+    async def generator(self) -> AsyncGenerator[str, None]:
+        yield "x"
+
+    @trpc.method
+    def returns(self, *, width: int = 10) -> AsyncIterator[str]:
+        return self.generator_of(width)
+
+    @trpc.method
+    async def awaits(self) -> AsyncIterable[bytes]:
+        raise NotImplementedError
+
+    @trpc.method
+    def channel(self) -> trio.abc.ReceiveChannel[float]:
+        raise NotImplementedError
+
+    @trpc.method(idempotent=True)
+    async def with_options(self, start: int) -> AsyncIterator[int]:
+        yield start
+
+    @trpc.method(in_thread=False)
+    def returns_with_options(self) -> AsyncIterator[int]:
+        raise NotImplementedError
+
+    @trpc.method
+    async def total(self, numbers: AsyncIterable[int]) -> int:
+        return sum([number async for number in numbers])
+
+    @trpc.method
+    async def iterator(self, numbers: AsyncIterator[int], name: str = "") -> None: ...
+
+    @trpc.method
+    async def receives(self, numbers: trio.abc.ReceiveChannel[int]) -> None: ...
+
+    @trpc.method
+    async def optional(self, numbers: AsyncIterable[int] | None = None) -> None: ...
+
+    @trpc.method
+    async def several(self, *parts: AsyncIterable[bytes], **named: AsyncIterable[str]) -> None: ...
+
+    @trpc.method
+    async def double(self, numbers: AsyncIterable[int]) -> AsyncIterator[float]:
+        async for number in numbers:
+            yield 2.0 * number
+
+    async def generator_of(self, width: int) -> AsyncIterator[str]:
+        yield "x" * width
+
+
+class LogProtocol(Protocol):
+    @trpc.method
+    def countdown(self, start: int) -> AsyncIterator[int]: ...
+    @trpc.method
+    def double(self, numbers: AsyncIterable[int]) -> AsyncIterator[float]: ...
+    @trpc.method
+    async def total(self, numbers: AsyncIterable[int]) -> int: ...
+
+
+class AbstractLog(ABC):
+    @trpc.method
+    @abc.abstractmethod
+    def countdown(self, start: int) -> AsyncIterator[int]: ...
+
+    @trpc.method(idempotent=True)
+    @abstractmethod
+    def double(self, numbers: AsyncIterable[int]) -> AsyncIterator[float]: ...
+
+
+class MarkedLog(AbstractLog):
+    @trpc.method
+    async def countdown(self, start: int) -> AsyncIterator[int]:
+        yield start
+
+    @trpc.method
+    async def double(self, numbers: AsyncIterable[int]) -> AsyncIterator[float]:
+        async for number in numbers:
+            yield 2.0 * number
+
+
+class UnmarkedLog(AbstractLog):
+    """It is served as the other one is; but for a type checker, callers on this side would get something else."""
+
+    async def countdown(self, start: int) -> AsyncIterator[int]:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        yield start
+
+
+class Progress:
+    """What a client offers to the server."""
+
+    @trpc.method
+    def report(self, done: float) -> None: ...
+
+    @trpc.method
+    async def lines(self) -> AsyncIterator[str]:
+        yield "x"
+
+
+class Job:
+    """Its handlers call back."""
+
+    @trpc.method
+    async def run(self) -> str:
+        call = trpc.current_call()
+        assert_type(call, trpc.CurrentCall)
+        assert_type(call.client, trpc.Client)
+        progress = call.client.proxy(Progress)
+        assert_type(progress, Progress)
+        assert_type(await progress.report(0.5), None)
+        async with progress.lines() as lines:
+            async for line in lines:
+                assert_type(line, str)
+        await progress.report("half")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        return call.method
+
+
 @trpc.exception
 class OutOfStock(Exception):
     left: int
@@ -95,6 +222,137 @@ async def right(client: trpc.Client) -> None:
     assert_type(OutOfStock().left, int)
 
 
+async def integers() -> AsyncIterator[int]:
+    yield 1
+
+
+async def texts() -> AsyncGenerator[str, None]:
+    yield "x"
+
+
+class Numbers:
+    """An iterable that is neither a generator nor a channel."""
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return integers()
+
+
+async def right_streams(client: trpc.Client, interface: LogProtocol) -> None:
+    log = client.proxy(Log)
+    assert_type(log.countdown(3), AbstractAsyncContextManager[trio.abc.ReceiveChannel[int]])
+    async with log.countdown(3) as numbers:
+        assert_type(numbers, trio.abc.ReceiveChannel[int])
+        async for n in numbers:
+            assert_type(n, int)
+        assert_type(await numbers.receive(), int)
+        await numbers.aclose()
+    async with log.countdown(start=3) as numbers:
+        pass
+    async with log.generator() as strings:
+        assert_type([s async for s in strings], list[str])
+    async with log.returns(width=3) as strings:
+        assert_type(await strings.receive(), str)
+    async with log.awaits() as chunks:
+        assert_type(await chunks.receive(), bytes)
+    async with log.channel() as floats:
+        assert_type(await floats.receive(), float)
+    async with log.with_options(3) as numbers:
+        assert_type(await numbers.receive(), int)
+    async with log.returns_with_options() as numbers:
+        assert_type(await numbers.receive(), int)
+    # Arguments that are streams.
+    send, receive = trio.open_memory_channel[int](0)
+    await send.aclose()
+    assert_type(await log.total(integers()), int)
+    assert_type(await log.total(numbers=integers()), int)
+    await log.total(receive)
+    await log.total(Numbers())
+    await log.iterator(integers(), name="x")
+    await log.iterator(receive)
+    await log.receives(receive)
+    await log.optional()
+    await log.optional(None)
+    await log.optional(integers())
+    await log.several()
+    async with log.double(receive) as floats:
+        assert_type(await floats.receive(), float)
+    # A stream of one call is an argument of another one.
+    async with log.countdown(3) as numbers, log.double(numbers) as floats:
+        async for f in floats:
+            assert_type(f, float)
+        await log.total(numbers)
+    # Interfaces.
+    for each in (client.proxy(LogProtocol), interface):
+        async with each.countdown(3) as numbers, each.double(numbers) as floats:
+            assert_type(await floats.receive(), float)
+        assert_type(await each.total(integers()), int)
+    async with client.proxy(AbstractLog).countdown(1) as numbers, client.proxy(AbstractLog).double(numbers) as floats:
+        assert_type(await floats.receive(), float)
+    implementation: LogProtocol = Log()
+    async with implementation.countdown(3) as numbers, MarkedLog().double(numbers) as floats:
+        assert_type(await floats.receive(), float)
+    # On the object itself the methods are what they are on the proxy.
+    async with Log().countdown(3) as numbers, Log().double(integers()) as floats:
+        assert_type(await numbers.receive(), int)
+        assert_type(await floats.receive(), float)
+    assert_type(await Log().total(integers()), int)
+    # By name.
+    async with client.stream("Log.countdown", 3) as anything:
+        async for item in anything:
+            assert_type(item, Any)
+        assert_type(await anything.receive(), Any)
+    async with client.proxy("Log").countdown(3) as anything:
+        assert_type(await anything.receive(), Any)
+    assert_type(await client.proxy("Log").total(integers()), Any)
+    assert_type(await client.call("Log.total", integers()), Any)
+
+
+async def wrong_streams(client: trpc.Client) -> None:
+    log = client.proxy(Log)
+    log.countdown("3")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    log.countdown()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    log.countdown(1, 2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    log.countdown(first=1)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    log.returns(5)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    log.with_options("3")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    log.countup(3)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    # A stream is entered: neither awaited nor iterated over.
+    await log.countdown(3)  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
+    async for _ in log.countdown(3):  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        pass
+    with log.countdown(3):  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    async with log.total(integers()) as _:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        pass
+    async with log.countdown(3) as numbers:
+        text: str = await numbers.receive()  # type: ignore[assignment] # pyright: ignore[reportAssignmentType]
+        for _ in numbers:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+            pass
+    # Arguments that are no streams, or streams of something else.
+    await log.total([1, 2])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.total(texts())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.total(integers)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.total(iter([1]))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.total(None)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.total()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await log.iterator(Numbers())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.optional([1])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    log.double(texts())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    send, receive = trio.open_memory_channel[str](0)
+    await send.aclose()
+    await log.total(receive)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.total(send)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.receives(texts())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await log.total(log.countdown(3))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    # The same of interfaces.
+    client.proxy(LogProtocol).countdown("3")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    client.proxy(LogProtocol).double([1])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await client.proxy(LogProtocol).countdown(3)  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
+    client.proxy(AbstractLog).double(texts())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    client.stream(3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    print(text)
+
+
 async def wrong(client: trpc.Client) -> None:
     calc = client.proxy(Calculator)
     await calc.add("1", 2)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -123,6 +381,18 @@ async def serving() -> None:
         assert_type(server.url, str)
         async with trpc.connect(server.url, limits=trpc.Limits(max_calls=5), cancel_grace=0) as client:
             await right(client)
+        limits = trpc.Limits(stream_credit=1000, max_streams=5, max_incomplete=1000)
+        async with trpc.connect(server.url, service=Progress(), limits=limits) as client:
+            assert_type(client, trpc.Client)
+        async with (
+            trpc.connect(server.url, service=[Progress(), Log()]),
+            trpc.connect(server.url, service={"a": Log()}),
+        ):
+            pass
+        one, other = trio.testing.memory_stream_pair()
+        nursery.start_soon(trpc.serve_stream, Job(), other)
+        async with trpc.connect_stream(one, service=Progress()) as client:
+            assert_type(await client.proxy(Job).run(), str)
         try:
             await wrong(client)
         except trpc.ConnectionLost as exc:
@@ -130,4 +400,5 @@ async def serving() -> None:
         except trpc.RemoteError as exc:
             assert_type(exc.type_name, str)
     await trpc.serve_tcp(Calculator(2), "80")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    trpc.connect("tcp://127.0.0.1:80", services=Progress())  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     trpc.method(in_thread="yes")  # type: ignore[call-overload] # pyright: ignore[reportArgumentType]

@@ -3,6 +3,7 @@
 import abc
 import copy
 import inspect
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Protocol
 
 import pytest
@@ -10,6 +11,7 @@ from support import connected
 
 import trpc
 from trpc._proxy import UntypedProxy, typed_proxy
+from trpc._stream_call import StreamCall
 
 
 class Caller:
@@ -134,6 +136,58 @@ def test_a_class_without_methods_makes_no_proxy(caller):
 
     with pytest.raises(TypeError, match="Nothing has no methods"):
         typed_proxy(Nothing, caller, "x")
+
+
+class Log:
+    """Streams in both directions."""
+
+    @trpc.method
+    async def lines(self, number: int) -> AsyncIterator[str]:
+        """The last lines."""
+        yield ""
+
+    @trpc.method
+    async def write(self, lines: AsyncIterable[str] | None, name: str = "log") -> int: ...
+
+    @trpc.method
+    async def filter(self, lines: AsyncIterable[str]) -> AsyncIterator[str]:
+        yield ""
+
+
+class ProtoLog(Protocol):
+    @trpc.method
+    def lines(self, number: int) -> AsyncIterator[str]: ...
+
+
+@pytest.mark.parametrize("interface", [Log, ProtoLog])
+def test_a_method_that_gives_a_stream_is_entered(caller, interface):
+    call = typed_proxy(interface, caller, "log").lines(5)
+    assert type(call) is StreamCall
+    assert hasattr(call, "__aenter__")
+    assert caller.calls == [], "nothing is called until then"
+
+
+async def test_a_method_with_streams_for_arguments_is_awaited(caller):
+    proxy = typed_proxy(Log, caller, "log")
+    # None takes the place of one: a call as any.
+    assert await proxy.write(None, name="x") == "result"
+    ((method, args, kwargs, signature),) = caller.calls
+    assert (method, args, kwargs) == ("log.write", (None,), {"name": "x"})
+    assert signature.has_streams
+    with pytest.raises(trpc.InvalidArguments, match="argument 'lines': Expected an async iterable"):
+        await proxy.write(["a"])
+    assert len(caller.calls) == 1
+
+
+def test_both_directions_are_entered(caller):
+    assert type(typed_proxy(Log, caller, "log").filter(None)) is StreamCall
+
+
+def test_a_stream_of_a_proxy_shows_what_it_is(caller):
+    proxy = typed_proxy(Log, caller, "log")
+    assert proxy.lines.__name__ == "lines"
+    assert proxy.lines.__doc__ == "The last lines."
+    assert list(inspect.signature(proxy.lines).parameters) == ["number"]
 
 
 # --- untyped ---

@@ -7,8 +7,9 @@ import trio
 import trio.testing
 from unit.boxes import ALL, NOTHING, FakeWorkers, running, settle, states
 
+from trpc._frames import encode_frame
 from trpc._outbox import Outbox
-from trpc._outgoing import State
+from trpc._outgoing import Outgoing, State
 from trpc._transport import StreamTransport
 from trpc._workers import Workers
 
@@ -497,3 +498,162 @@ async def test_the_end_after_an_unexpected_error_does_not_wait_for_the_writer():
                 box.outbox.close(within=math.inf)
                 await box.outbox.finish()
     assert caught.group_contains(RuntimeError, match="a bug")
+
+
+# --- items of streams ---
+
+
+def items(data):
+    """A frame with items, which has a count of its own."""
+    frame = Outgoing()
+    frame.is_item = True
+    frame.data = data
+    return frame
+
+
+async def test_items_are_counted_apart_from_the_others(new_box):
+    box = new_box(max_unsent=5)
+    box.put(b"123", items(b"123"), bulk=True)
+    assert (box.outbox.unsent, box.outbox.unsent_items) == (0, 3)
+    assert not box.outbox.is_full_of_items
+    box.put(b"456", items(b"456"), bulk=True)
+    assert box.outbox.is_full_of_items
+    assert not box.outbox.is_full
+    assert not box.outbox.is_full_of_answers
+    box.put(b"1234567")
+    assert box.outbox.is_full
+    await box.end()
+    assert not box.outbox.is_full_of_items
+    assert box.outbox.unsent_items == 0
+
+
+@pytest.mark.parametrize("takes", [NOTHING, 1, 3, ALL])
+async def test_items_that_are_written_count_no_more(new_box, takes):
+    box = new_box(takes=takes, is_open=True)
+    frame = box.put(b"123", items(b"123"), bulk=True)
+    await settle()
+    assert frame.state is State.WRITTEN
+    assert box.outbox.unsent_items == 0
+    await box.end()
+
+
+@pytest.mark.parametrize("how", ["take back", "break"])
+async def test_items_that_are_not_written_count_no_more(new_box, how):
+    box = new_box()
+    await box.writing(b"first")
+    frame = box.put(b"123", items(b"123"), bulk=True)
+    if how == "take back":
+        assert box.outbox.discard(frame)
+    else:
+        box.transport.fail(trio.BrokenResourceError())
+        await settle()
+    assert box.outbox.unsent_items == 0
+
+
+async def test_who_waits_for_room_for_items_is_called_in_turn(new_box):
+    box = new_box(max_unsent=5)
+    called = []
+
+    def puts(name):
+        def put():
+            called.append(name)
+            box.put(b"12345", items(b"12345"), bulk=True, alone=False)
+
+        return put
+
+    for _ in range(2):
+        box.put(b"123456", items(b"123456"), bulk=True)
+    for name in "abc":
+        box.outbox.call_with_room(puts(name))
+    await settle()
+    assert called == []
+    box.transport.finish()
+    await settle()
+    # With five bytes more it is not full, with ten it is.
+    assert called == ["a", "b"]
+    box.transport.finish()
+    await settle()
+    assert called == ["a", "b", "c"]
+    await box.end()
+
+
+async def test_who_wants_no_room_any_more_is_not_called(new_box):
+    box = new_box(max_unsent=5)
+    called = []
+    box.put(b"123456", items(b"123456"), bulk=True)
+    functions = [lambda: called.append("a"), lambda: called.append("b")]
+    box.outbox.forget_room(functions[0])
+    for function in functions:
+        box.outbox.call_with_room(function)
+    box.outbox.call_with_room(functions[1])
+    box.outbox.forget_room(functions[0])
+    box.outbox.forget_room(functions[0])
+    await box.end()
+    assert called == ["b"]
+
+
+@pytest.mark.parametrize("how", ["close", "break"])
+async def test_the_end_makes_room_for_items_that_go_nowhere(new_box, how):
+    box = new_box(max_unsent=5)
+    box.put(b"123456", items(b"123456"), bulk=True)
+    await settle()
+    called = []
+    box.outbox.call_with_room(lambda: called.append(box.put(b"x", items(b"x")).state))
+    if how == "close":
+        await box.end()
+    else:
+        box.transport.fail(trio.BrokenResourceError())
+        await settle()
+    assert called == [State.UNSENT]
+
+
+async def test_how_many_frames_wait(new_box):
+    box = new_box()
+    assert box.outbox.queued == 0
+    await box.writing(b"first")
+    assert box.outbox.queued == 0
+    box.put(b"a")
+    box.put(b"b", control=True)
+    box.put(b"c", bulk=True)
+    box.answer(b"d")
+    assert box.outbox.queued == 4
+    await box.end()
+    assert box.outbox.queued == 0
+
+
+async def test_a_closed_one_takes_no_more(new_box):
+    box = new_box()
+    assert not box.outbox.is_closed
+    box.outbox.close(within=1)
+    assert box.outbox.is_closed
+    await box.outbox.finish()
+
+
+async def test_of_a_large_frame_not_all_is_counted(new_box):
+    """What is small does not have to wait for it."""
+    most = 1024 * 1024
+    box = new_box(max_unsent=2 * most)
+    box.put(bytes(3 * most))
+    assert box.outbox.unsent == most
+    box.put(bytes(most))
+    assert box.outbox.unsent == 2 * most
+    assert not box.outbox.is_full
+    await box.end()
+    assert box.outbox.unsent == 0
+
+
+async def test_of_a_large_frame_in_fragments_not_all_is_counted(new_box, monkeypatch):
+    most = 1024 * 1024
+    box = new_box(cuts=True)
+    frame = box.put(encode_frame(0x20, 1, bytes(3 * most)), bulk=True)
+    counts = [box.outbox.unsent]
+    await settle()
+    while box.transport.writing is not None:
+        box.transport.finish()
+        await settle()
+        counts.append(box.outbox.unsent)
+    assert frame.state is State.WRITTEN
+    assert counts[0] == counts[1] == most
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == 0
+    await box.end()
