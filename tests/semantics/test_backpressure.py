@@ -8,7 +8,16 @@ from collections.abc import AsyncIterable, AsyncIterator
 import pytest
 import trio
 import trio.testing
-from support import assert_nothing_left, client_of_raw_peer, connected, connection_of, raw_client_of, settle, start_call
+from support import (
+    assert_nothing_left,
+    client_of_raw_peer,
+    connected,
+    connection_of,
+    cut_into,
+    raw_client_of,
+    settle,
+    start_call,
+)
 
 import trpc
 from trpc import _codec
@@ -169,18 +178,11 @@ async def test_all_else_goes_on_beside_streams_that_stall():
 
 async def test_one_of_two_arguments_stalls():
     class Two:
-        def __init__(self):
-            self.first = None
-
         @trpc.method
         async def second_first(self, first: AsyncIterable[int], second: AsyncIterable[int]) -> list[int]:
-            self.first = first
             total = sum([item async for item in second])
-            assert held_messages(first) <= CREDIT
+            assert held(first) <= CREDIT + ITEMS_COST + 10
             return [total, sum([item async for item in first])]
-
-    def held_messages(stream):
-        return sum(cost for _, cost in stream._messages)
 
     async with connected(Two(), serve={"limits": SMALL}) as (client, _):
         assert await client.call("Two.second_first", Source().items(3000), Source().items(2000)) == [
@@ -322,6 +324,34 @@ async def test_arguments_for_a_peer_that_does_not_read(autojump_clock):
         await peer.stream.aclose()
         await settle()
         assert_nothing_left(connection_of(client))
+
+
+@pytest.mark.transports("memory", reason="one write for each batch")
+async def test_a_stream_beside_a_flood_of_small_calls(monkeypatch):
+    """It has its share of each batch, and is not put off until the calls end."""
+    cut_into(monkeypatch, 10_000, 500)
+    hello = {"features": ("streams",), "stream_credit": 2**20, "max_calls": 1000}
+    async with client_of_raw_peer(hello=hello, cancel_grace=0) as (client, peer):
+        await peer.open()
+        await settle()
+        begin = trio.Event()
+
+        async def items():
+            await begin.wait()
+            for _ in range(5):
+                yield b"x" * 100
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.call, "A.b", items())
+            assert (await peer.receive()).kind == Kind.REQUEST
+            await settle()
+            for _ in range(400):
+                nursery.start_soon(client.call, "A.small", b"y" * 100)
+            begin.set()
+            kinds = [(await peer.receive()).kind for _ in range(300)]
+            assert kinds.count(Kind.ARGUMENT_ITEMS) > 0
+            nursery.cancel_scope.cancel()
 
 
 # --- to the byte, with a peer that keeps count ---

@@ -24,6 +24,7 @@ from support import (
 
 import trpc
 from trpc import _codec
+from trpc._exceptions import encode_status
 from trpc._frames import encode_frame
 from trpc._messages import Kind
 
@@ -1088,6 +1089,29 @@ async def test_producers_with_calls_of_their_own_when_the_server_is_lost(caplog)
         assert len(ended) == 3
         assert_nothing_left(connection_of(client))
     assert not [record for record in caplog.records if record.name == "trpc"]
+
+
+@pytest.mark.parametrize("ending", ["goaway", "left"])
+async def test_items_behind_the_end_that_this_side_has_made_of_a_call(ending):
+    hello = {"features": ("streams",), "stream_credit": 1000}
+    async with client_of_raw_peer(hello=hello, cancel_grace=0) as (client, peer):
+        await peer.open()
+        async with client.stream("A.b") as items:
+            request = await peer.receive()
+            late = encode_frame(Kind.RESULT_ITEMS, request.id, _codec.pack([1, 2], max_depth=2))
+            if ending == "goaway":
+                body = encode_status(trpc.Unavailable("restarting"))
+                # In one segment: the items are for a call that is open when they are read.
+                await peer.stream.send_all(encode_frame(Kind.GOAWAY, 0, body) + late)
+                assert type((await drain(items))[1]) is trpc.Unavailable
+        if ending == "left":
+            assert (await peer.receive()).kind == Kind.CANCEL
+            await peer.stream.send_all(5 * late + encode_frame(Kind.CANCELLED, request.id))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.ping)
+            ping = await peer.receive()
+            await peer.send(Kind.PONG, ping.id)
+        assert_nothing_left(connection_of(client))
 
 
 @pytest.mark.parametrize("method", ["Service.nothing", "Service.echo", "Service.keeps"])

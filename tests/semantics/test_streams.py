@@ -13,9 +13,19 @@ from typing import NamedTuple
 import pytest
 import trio
 import trio.testing
-from support import assert_nothing_left, connected, connection_of, open_generators, settle
+from support import (
+    assert_nothing_left,
+    client_of_raw_peer,
+    connected,
+    connection_of,
+    open_generators,
+    settle,
+    start_call,
+)
 
 import trpc
+from trpc import _codec
+from trpc._messages import Kind
 
 
 @dataclasses.dataclass
@@ -586,7 +596,7 @@ async def test_each_consumer_that_waits_gets_an_item_or_the_end():
         assert sorted(map(str, got)) == ["0", "1", "2", "end", "end", "end"]
 
 
-async def test_a_consumer_that_is_cancelled_takes_nothing():
+async def test_a_consumer_that_is_cancelled_takes_nothing(autojump_clock):
     service = Service()
     async with serving(service) as (proxy, _), proxy.slowly() as items:
         assert await items.receive() == 0
@@ -602,6 +612,43 @@ async def test_a_consumer_that_is_cancelled_takes_nothing():
             await items.receive()
         assert scope.cancelled_caught
         assert await items.receive() == 1
+
+
+async def test_each_item_of_a_message_wakes_a_consumer():
+    async with client_of_raw_peer(hello={"features": ("streams",), "stream_credit": 1000}) as (client, peer):
+        await peer.open()
+        async with client.stream("A.b") as items, trio.open_nursery() as nursery:
+            request = await peer.receive()
+            outcomes = {}
+            for key in range(5):
+                start_call(nursery, outcomes, key, items.receive)
+            await settle()
+            await peer.send(Kind.RESULT_ITEMS, request.id, _codec.pack([10, 11, 12], max_depth=2))
+            await settle()
+            assert sorted(outcomes.values()) == [10, 11, 12]
+            await peer.send(Kind.RESULT_ITEMS, request.id, _codec.pack([13, 14, 15], max_depth=2))
+            await settle()
+            assert sorted(outcomes.values()) == [10, 11, 12, 13, 14]
+            assert items.receive_nowait() == 15
+            await peer.send_result(request.id, None)
+
+
+async def test_a_consumer_with_many_items_at_hand_leaves_others_their_turns(autojump_clock):
+    async with serving() as (service, _), service.count(2000) as items:
+        await settle()
+        passes = 0
+
+        async def count_passes():
+            nonlocal passes
+            while True:
+                await trio.lowlevel.checkpoint()
+                passes += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_passes)
+            assert [item async for item in items] == list(range(2000))
+            assert passes >= 2000 // 64
+            nursery.cancel_scope.cancel()
 
 
 async def test_in_a_handler_several_tasks_receive_from_an_argument():

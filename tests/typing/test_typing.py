@@ -63,7 +63,7 @@ def test_the_check_sees_what_it_should(outside: Path) -> None:
     """Without the comments, each of the wrong lines is an error, and no other line is."""
     lines = PROGRAM.read_text().splitlines()
     wrong = {number for number, line in enumerate(lines, start=1) if "# type: ignore[" in line}
-    assert len(wrong) > 50
+    assert len(wrong) > 45
     bare = outside / "bare"
     bare.mkdir()
     (bare / PROGRAM.name).write_text("\n".join(line.split("  # type: ignore[")[0] for line in lines))

@@ -297,6 +297,7 @@ async def right_streams(client: trpc.Client, interface: LogProtocol) -> None:
         assert_type(await floats.receive(), float)
     assert_type(await Log().total(integers()), int)
     # By name.
+    assert_type(client.stream("Log.countdown", 3), AbstractAsyncContextManager[trio.abc.ReceiveChannel[Any]])
     async with client.stream("Log.countdown", 3) as anything:
         async for item in anything:
             assert_type(item, Any)
@@ -349,6 +350,9 @@ async def wrong_streams(client: trpc.Client) -> None:
     client.proxy(LogProtocol).double([1])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     await client.proxy(LogProtocol).countdown(3)  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
     client.proxy(AbstractLog).double(texts())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await client.stream("Log.countdown", 3)  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
+    async for _ in client.stream("Log.countdown", 3):  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        pass
     client.stream(3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     print(text)
 

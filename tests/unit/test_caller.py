@@ -8,7 +8,9 @@ from support import Scripted, client_of_raw_peer, connected, settle, start_call
 import trpc
 from trpc import _codec
 from trpc._connection import Connection
-from trpc._messages import Kind, encode_credit
+from trpc._frames import PREAMBLE, encode_frame
+from trpc._messages import Hello, Kind, encode_credit
+from trpc._stream_call import call_with_streams
 
 STREAMS = {"features": ("fragments", "streams"), "stream_credit": 10_000}
 
@@ -232,6 +234,70 @@ async def test_a_call_of_a_producer_ends_with_the_call_that_it_is_an_argument_of
         await peer.stream.aclose()
         await settle()
         assert isinstance(outcomes["call"], trpc.ConnectionLost)
+
+
+async def test_a_call_of_a_producer_that_has_not_left_ends_with_the_call_that_it_is_an_argument_of(nursery):
+    """That one is ended first, and takes the other one back."""
+    transport = Scripted()
+    connection = Connection(transport, limits=trpc.Limits(), table={})
+    caller = connection.caller
+    nursery.start_soon(connection.run)
+    hello = Hello(1 << 20, 10, 64, ("streams",), 10_000)
+    transport.give(PREAMBLE + encode_frame(Kind.HELLO, 0, hello.encode()))
+    await settle()
+    go_on, outcomes = trio.Event(), {}
+
+    async def items():
+        await go_on.wait()
+        try:
+            yield await caller.call("A.inner", [], None)
+        finally:
+            outcomes["closed"] = True
+
+    start_call(nursery, outcomes, "outer", call_with_streams, caller, "A.outer", [items()], {})
+    await settle()
+    # From now on nothing is taken: the ping is being written, and what comes behind it is queued.
+    transport.send_nowait = lambda chunks: 0
+    transport.send = lambda chunks: trio.sleep_forever()
+    start_call(nursery, outcomes, "ping", caller.ping)
+    await settle()
+    go_on.set()
+    await settle()
+    assert len(caller._in_flight) == 2
+    transport.give(b"")
+    await settle()
+    assert outcomes["closed"]
+    assert isinstance(outcomes["outer"], trpc.ConnectionLost)
+    assert caller._in_flight == {}
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_call_that_was_given_up_when_the_connection_ends(nursery, lost):
+    async with client_of_raw_peer(cancel_grace=0) as (client, peer):
+        await peer.open()
+        call = Cancelled(nursery, client)
+        assert (await peer.receive()).kind == Kind.REQUEST
+        call.scope.cancel()
+        await settle()
+        assert call.outcome == "cancelled"
+        if lost:
+            await peer.stream.aclose()
+        else:
+            # Nobody waits for it.
+            await client._caller.close()
+
+
+async def test_closing_cancels_once(nursery):
+    async with client_of_raw_peer(cancel_grace=100) as (client, peer):
+        await peer.open()
+        call = await cancelled(nursery, client, peer)
+        nursery.start_soon(client._caller.close)
+        await settle()
+        assert not peer.frames
+        await peer.send(Kind.CANCELLED, 1)
+        await settle()
+        assert call.outcome == "cancelled"
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])

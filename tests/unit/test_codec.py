@@ -294,6 +294,19 @@ def test_the_reason_of_an_error_without_text_is_its_class():
         encode(Silent())
 
 
+def test_the_reason_of_an_error_that_fails_to_give_its_text_is_its_class():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    class Failing(dict):
+        def items(self):
+            raise Mute
+
+    with pytest.raises(EncodeError, match="^Mute$"):
+        encode(Failing())
+
+
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
 def test_what_ends_the_process_is_not_swallowed(interrupt):
     class Interrupted(dict):

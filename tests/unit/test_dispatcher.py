@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 
 import pytest
 import trio
@@ -232,6 +232,40 @@ async def test_items_for_a_call_that_has_ended_since_they_were_read(was_there):
         assert (await peer.receive_error(7))["code"] == OVERLOADED
         await peer.send(Kind.REQUEST, 8, request("note", 1, False))
         assert (await peer.receive()).id == 8
+
+
+async def test_a_cancel_of_a_call_that_has_ended_since_it_was_read():
+    async with raw_client_of(Service()) as peer:
+        await peer.open()
+        stream, peer.stream = peer.stream, trio.testing.MemorySendStream()
+        await peer.send_request(1, "Service.missing")
+        await peer.send(Kind.CANCEL, 1)
+        await peer.send_request(2, "Service.note", 1, False)
+        data, peer.stream = peer.stream.get_data_nowait(), stream
+        await stream.send_all(data)
+        assert (await peer.receive_error(1))["code"] == METHOD_NOT_FOUND
+        assert (await peer.receive()).id == 2
+
+
+@pytest.mark.parametrize("how", ["none", "list", "awaited"])
+async def test_a_method_that_gives_no_stream_although_its_hint_says_so(how, caplog):
+    class Wrong:
+        if how == "awaited":
+
+            @trpc.method
+            async def f(self) -> AsyncIterator[int]:
+                return [1]
+
+        else:
+
+            @trpc.method
+            def f(self) -> AsyncIterator[int]:
+                return [1] if how == "list" else None
+
+    async with connected(Wrong()) as (client, _):
+        with pytest.raises(TypeError, match=r"Wrong\.f has to give an async iterable, not '(list|NoneType)'"):
+            async with client.proxy(Wrong).f() as items:
+                await items.receive()
 
 
 # --- when it begins ---

@@ -12,9 +12,9 @@ import pytest
 import trio
 
 import trpc
-from trpc import ProtocolError, RemoteError, _errors, _exceptions
+from trpc import ProtocolError, RemoteError, _codec, _errors, _exceptions
 from trpc._codec import EncodeError
-from trpc._exceptions import Code, decode_error, encode_exception, encode_status
+from trpc._exceptions import Code, decode_error, encode_exception, encode_status, is_after_cancel
 
 
 def encode(exc, *, send_traceback=False, max_depth=64):
@@ -821,3 +821,32 @@ def test_a_single_slot_given_as_text():
     sent = OneSlot("x")
     sent.tray = 5
     assert hop(sent).tray == 5
+
+
+# --- raised when it was cancelled ---
+
+
+@pytest.mark.parametrize("exc", [ValueError("v"), ExceptionGroup("g", [ValueError("v"), KeyError("k")])])
+def test_what_was_raised_after_a_cancel_says_so(exc):
+    plain = encode_exception(exc, max_depth=64)
+    marked = encode_exception(exc, max_depth=64, after_cancel=True)
+    assert not is_after_cancel(plain, max_depth=64)
+    assert is_after_cancel(marked, max_depth=64)
+    # Whoever does not ask gets the same of both.
+    assert repr(decode(marked)) == repr(decode(plain)) == repr(exc)
+
+
+@pytest.mark.parametrize("value", [None, False, 0, 1, "True", b"", [], {}])
+def test_nothing_but_true_says_so(value):
+    assert not is_after_cancel(_codec.pack({"code": 17, "after_cancel": value}, max_depth=5), max_depth=5)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", b"\xc0", b"\x90", b"\x01", b"\x80", b"\xa1x", b"\x91" * 100])
+def test_a_body_that_cannot_be_read_does_not_say_so(body):
+    assert not is_after_cancel(body, max_depth=5)
+
+
+def test_a_body_that_is_too_deep_does_not_say_so():
+    body = _codec.pack({"after_cancel": True, "x": [[[[1]]]]}, max_depth=10)
+    assert is_after_cancel(body, max_depth=10)
+    assert not is_after_cancel(body, max_depth=3)

@@ -623,6 +623,20 @@ async def test_every_consumer_hears_of_an_item_that_does_not_fit(nursery):
     assert sorted(type(outcome).__name__ for outcome in outcomes.values()) == ["BadItem", "BadItem", "int"]
 
 
+async def test_items_that_fit_one_by_one_though_not_together():
+    """A constructor of the user's may do what it likes."""
+    incoming = Incoming()
+
+    def fails(_):
+        raise codec.DecodeError("not these")
+
+    stream = IncomingStream(
+        incoming.sender, credit=100, items=StreamOf(str, fails, False, False), max_depth=5, bad_item=BadItem
+    )
+    stream.on_items(pack([1, 2]))
+    assert [stream.receive_nowait(), stream.receive_nowait()] == ["1", "2"]
+
+
 # --- credit ---
 
 

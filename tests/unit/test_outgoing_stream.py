@@ -487,6 +487,7 @@ async def test_a_stream_that_has_ended_wants_no_room(new_stream, nursery, how):
     getattr(out.stream, how)()
     await settle()
     assert outcomes == {"one": None}
+    assert len(out.box.outbox._item_waiters) == 1, "nothing holds it"
     out.box.transport.open = True
     out.box.transport.finish()
     await settle()
@@ -501,6 +502,7 @@ async def test_a_producer_that_has_ended_wants_no_room(new_stream):
     out.add(1)
     out.stream.send_soon()
     out.stream.end_with(b"\xc0")
+    assert not out.box.outbox._item_waiters
     await out.box.end()
     assert [frame.kind for frame in out.frames] == [Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END]
 

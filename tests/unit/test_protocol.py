@@ -741,6 +741,22 @@ def test_the_limit_of_a_message_is_that_of_all_its_fragments(kind):
             assert [len(frame.body) for frame in receive(protocol, last)] == [most]
 
 
+@pytest.mark.parametrize("kind", [Kind.ARGUMENT_ITEMS, Kind.RESULT_ITEMS])
+def test_whole_items_in_the_middle_of_others(kind):
+    """They would overtake them."""
+    protocol = in_call()
+    first, last = fragments(kind, b"a", b"b")
+    receive(protocol, first)
+    refuses(protocol, message(kind), "a message begins in the middle of another one with its kind, id and stream")
+    protocol = in_call()
+    receive(protocol, first)
+    receive(protocol, last)
+    assert len(receive(protocol, message(kind))) == 1
+    if kind == Kind.ARGUMENT_ITEMS:
+        receive(protocol, first)
+        assert len(receive(protocol, message(kind, stream=2))) == 1, "of another stream"
+
+
 def test_requests_that_are_not_complete_are_limited_in_all():
     protocol = machine(max_incomplete=50_000, max_message_size=1, max_calls=5)
     _, last = fragments(Kind.REQUEST, bytes(10_000), bytes(5), call_id=1)

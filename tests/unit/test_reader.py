@@ -28,6 +28,10 @@ class Service:
         await trio.lowlevel.checkpoint()
         return len(data)
 
+    @trpc.method
+    async def wait(self) -> None:
+        await trio.sleep_forever()
+
 
 class Run:
     """A connection over such a transport."""
@@ -196,3 +200,142 @@ async def test_a_reply_behind_the_goaway_that_has_ended_its_call(nursery):
     assert not run.ended.is_set(), "it was sent before the peer had said so"
     run.transport.give(b"")
     await run.ended.wait()
+
+
+# --- who gets which message ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "stream", "match"),
+    [
+        (Kind.ARGUMENT_ITEMS, 1, "has no streams, or its request is not complete"),
+        (Kind.ARGUMENT_END, 1, "has no streams, or its request is not complete"),
+        (Kind.RESULT_CREDIT, 0, "has no streams, or its request is not complete"),
+    ],
+)
+async def test_a_message_of_a_stream_for_a_call_that_has_none(nursery, kind, stream, match, caplog):
+    run = Run(nursery)
+    run.transport.give(OPENING + request(1, "Service.wait"))
+    await settle()
+    run.transport.give(encode_frame(kind, 1, b"\x01", stream=stream))
+    await run.ended.wait()
+    assert match in caplog.text
+    assert run.transport.closed
+
+
+@pytest.mark.parametrize("kind", [Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP])
+async def test_a_message_of_a_stream_for_a_call_of_ours_that_has_none(nursery, kind, caplog):
+    run = Run(nursery, serves=False)
+    run.call(1)
+    run.transport.give(OPENING)
+    await settle()
+    run.transport.give(encode_frame(kind, 1, b"\x01" if kind == Kind.ARGUMENT_CREDIT else b"", stream=3))
+    await run.ended.wait()
+    assert "call 1 has no stream 3" in caplog.text
+    (outcome,) = run.outcomes
+    assert isinstance(outcome, trpc.ConnectionLost)
+
+
+async def test_nothing_behind_a_message_that_breaks_the_protocol_is_handled(nursery, caplog):
+    """Both are read together, and each is right by itself."""
+    run = Run(nursery)
+    run.transport.give(OPENING)
+    await settle()
+    faulty = encode_frame(Kind.ARGUMENT_ITEMS, 1, b"\x91\x01", stream=1)
+    waiting = request(1, "Service.wait")
+    run.transport.give(waiting + faulty + request(2, "Service.size", b"abc"))
+    await run.ended.wait()
+    assert 2 not in run.results
+
+
+@pytest.mark.parametrize("faulty", [encode_frame(0x7F, 1), b"\0\0\0\0"])
+async def test_what_comes_before_a_message_that_breaks_the_protocol_is_handled(nursery, faulty, caplog):
+    run = Run(nursery)
+    run.transport.give(OPENING)
+    await settle()
+    run.transport.give(request(1, "Service.size", b"abc") + faulty)
+    await run.ended.wait()
+    assert run.results == {1: 3}
+    assert sorted(frame.kind for frame in run.sent) == [Kind.GOAWAY, Kind.RESULT]
+    assert "closing the connection with script" in caplog.text
+
+
+# --- how much at a time ---
+
+
+@pytest.mark.parametrize("number", [1, 15, 16, 17, 50])
+async def test_large_reads_follow_each_other(nursery, number):
+    """Up to a bound, as what is small may be behind them; all of it arrives in any case."""
+    run = Run(nursery)
+    data = b"".join(request(i, "Service.size", bytes(40_000)) for i in range(1, 2 * number + 1))
+    run.transport.give(OPENING)
+    run.transport.give(*cut(data, 80_000))
+    await settle()
+    assert run.results == dict.fromkeys(range(1, 2 * number + 1), 40_000)
+
+
+@pytest.mark.parametrize("number", [255, 256, 257, 2000])
+async def test_floods_of_small_messages_are_handled(nursery, number):
+    run = Run(nursery)
+    size = 64 * 1024 // number + 1
+    data = b"".join(request(i, "Service.size", bytes(size)) for i in range(1, number + 1))
+    assert len(data) > 64 * 1024
+    run.transport.give(OPENING, data, request(number + 1, "Service.size", b"last"))
+    await settle()
+    assert len(run.results) == number + 1
+
+
+async def test_how_much_is_read_depends_on_what_was_there(nursery):
+    run = Run(nursery)
+    run.transport.give(OPENING)
+    await settle()
+    assert not run.transport.reads_much
+    large = request(1, "Service.size", bytes(70_000)) + request(2, "Service.size", bytes(70_000))
+    run.transport.give(large)
+    await settle()
+    assert run.transport.reads_much
+    run.transport.give(request(3, "Service.size", b""))
+    await settle()
+    assert not run.transport.reads_much
+    # The rest of a large message has a room of its own.
+    run.transport.give(request(4, "Service.size", bytes(500_000))[:70_000])
+    await settle()
+    assert not run.transport.reads_much
+
+
+# --- a peer that does not read ---
+
+
+async def test_a_peer_that_floods_is_not_read_although_this_side_waits_for_it(nursery, monkeypatch):
+    monkeypatch.setattr("trpc._reader._MAX_FLOOD", 10)
+    run = Run(nursery, serves=False, max_unsent=100, max_calls=1)
+    run.transport.give(OPENING)
+    await settle()
+    run.call(1)
+    await settle()
+    run.transport.send_nowait = lambda chunks: 0
+    blocked = trio.Event()
+
+    async def send(chunks):
+        await blocked.wait()
+        run.transport.sent += b"".join(chunks)
+
+    run.transport.send = send
+    reads = []
+    receive = run.transport.receive_nowait
+
+    def counts():
+        data = receive()
+        reads.append(data)
+        return data
+
+    run.transport.receive_nowait = counts
+    pings = [encode_frame(Kind.PING, i) for i in range(1, 101)]
+    run.transport.give(*pings)
+    await settle()
+    # As many as a peer may be owed that keeps to the limits, and a few more.
+    assert 10 < len(reads) < 50
+    blocked.set()
+    await settle()
+    assert len(reads) == 100
+    assert len([frame for frame in run.sent if frame.kind == Kind.PONG]) == 100

@@ -199,6 +199,47 @@ async def test_what_ends_the_process_in_a_one_way_call(waits):
     assert caught.group_contains(Fatal)
 
 
+@pytest.mark.parametrize("method", ["raises", "stream"])
+async def test_what_was_raised_without_a_cancel_does_not_say_so(method):
+    async with raw_client_of(Service()) as peer:
+        peer.hello = with_streams(peer.hello)
+        await peer.open()
+        await peer.send_request(1, f"Service.{method}", "value")
+        while (frame := await peer.receive()).kind != Kind.ERROR:
+            pass
+        assert "after_cancel" not in _codec.unpack(frame.body, max_depth=5)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_what_a_stream_raises_after_a_cancel_says_so(is_stream):
+    class CleansUp:
+        @trpc.method
+        async def value(self) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("clean-up")
+
+        @trpc.method
+        async def stream(self) -> AsyncIterator[int]:
+            yield 1
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("clean-up")
+
+    async with raw_client_of(CleansUp()) as peer:
+        peer.hello = with_streams(peer.hello)
+        await peer.open()
+        await peer.send_request(1, "CleansUp.stream" if is_stream else "CleansUp.value")
+        await settle()
+        await peer.send(Kind.CANCEL, 1)
+        while (frame := await peer.receive()).kind != Kind.ERROR:
+            pass
+        # Whoever awaits a value hears of it in any case.
+        assert _codec.unpack(frame.body, max_depth=5).get("after_cancel") is (True if is_stream else None)
+
+
 # --- cancels ---
 
 

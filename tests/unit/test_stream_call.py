@@ -462,6 +462,24 @@ async def test_who_leaves_what_has_ended_does_not_wait(nursery):
         assert not peer.frames
 
 
+async def test_who_closes_it_behind_the_block_does_not_wait(nursery):
+    async with open_peer() as (client, peer):
+        stream = Streams(nursery, client.stream("A.b"))
+        await peer.receive()
+        await settle()
+        items = stream.items
+        stream.leave.set()
+        assert (await peer.receive()).kind == Kind.CANCEL
+        await peer.send(Kind.CANCELLED, 1)
+        await settle()
+        assert stream.outcome == "left"
+        with trio.testing.assert_checkpoints():
+            await items.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await items.receive()
+        assert not peer.frames
+
+
 # --- what the producer raises when it is left ---
 
 
@@ -624,6 +642,13 @@ async def test_what_is_thrown_into_an_untyped_call():
         call.close()
         with pytest.raises(RuntimeError):
             await call
+
+
+async def test_an_untyped_call_may_be_driven_by_hand():
+    async with connected(Service()) as (client, _):
+        call = client.proxy("Service").value(object())
+        with pytest.raises(trpc.InvalidArguments):
+            call.send(None)
 
 
 def traceback_of(exc):
