@@ -349,7 +349,8 @@ def test_at_every_step(transport, play):
     for turn in itertools.count():
         step = 1 + stride * turn
         cases = CASES if EVERY else [CASES[turn % len(CASES)]]
-        over = over + 1 if all(run_session(play, event, step, grace=grace) for event, grace in cases) else 0
+        ended = [run_session(play, event, step, grace=grace) for event, grace in cases]
+        over = over + 1 if all(ended) else 0
         # It takes some steps more or less, depending on the case.
         if over == len(CASES):
             break
