@@ -45,7 +45,7 @@ _MAX_READS: Final = 16
 _FEW: Final = 256
 
 # Frames that may wait to be written to a peer that does not read, beside calls and their replies.
-_MAX_FLOOD: Final = 10_000
+_MAX_FLOOD: Final = 4_000
 
 BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 # Of the enum, each would be an attribute to look up, and these are needed for every message.

@@ -378,7 +378,7 @@ async def test_a_peer_that_pings_a_client_with_a_call_and_does_not_read_is_not_r
                 sent += 100
         assert sent < 1_000_000
         # As many as may wait beside calls and their replies, and those of one read.
-        assert connection_of(client)._outbox.unsent < 300_000
+        assert connection_of(client)._outbox.unsent < 200_000
 
         async def read():
             with contextlib.suppress(trio.ClosedResourceError):
