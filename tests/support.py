@@ -233,6 +233,9 @@ class Scripted:
     async def send(self, chunks):
         raise AssertionError("all was taken")
 
+    def unsent(self):
+        return 0
+
     async def send_eof(self):
         await trio.lowlevel.checkpoint()
         return False

@@ -1,5 +1,6 @@
 """RPC for Trio: structured concurrency that does not stop at the process boundary."""
 
+from ._call_log import log_calls
 from ._client import Client
 from ._connect import connect, connect_stream
 from ._context import CurrentCall, current_call
@@ -18,26 +19,31 @@ from ._errors import (
 )
 from ._exceptions import exception
 from ._incoming_call import CallInfo
+from ._interceptors import Call, Interceptor, Proceed
 from ._limits import Limits
 from ._metadata import metadata
 from ._peer import Peer
 from ._server import ConnectionInfo, Server, serve_listeners, serve_stream, serve_tcp, serve_unix
 from ._service import method, service
+from ._signals import drain_on_signal
 from ._version import __version__
 
 __all__ = [
+    "Call",
     "CallInfo",
     "Client",
     "ConnectionInfo",
     "ConnectionLost",
     "CurrentCall",
     "DeadlineExceeded",
+    "Interceptor",
     "InvalidArguments",
     "Limits",
     "MessageTooLarge",
     "MethodNotFound",
     "Overloaded",
     "Peer",
+    "Proceed",
     "ProtocolError",
     "RPCError",
     "RemoteError",
@@ -48,7 +54,9 @@ __all__ = [
     "connect",
     "connect_stream",
     "current_call",
+    "drain_on_signal",
     "exception",
+    "log_calls",
     "metadata",
     "method",
     "serve_listeners",

@@ -66,6 +66,7 @@ class Caller(Requests):
         "_lost",
         "_pings",
         "_result_won",
+        "_went_away",
         "late_replies",
         "max_depth",
         "stream_credit",
@@ -94,6 +95,13 @@ class Caller(Requests):
         self._idle = trio.Event()
         self._closing = False
         self._lost = False
+        self._went_away = False
+        """Whether the peer has said that it takes no more calls."""
+
+    @property
+    def plain(self) -> Caller:
+        """This, as it has no interceptors."""
+        return self
 
     @property
     def is_waiting(self) -> bool:
@@ -259,14 +267,16 @@ class Caller(Requests):
     def on_goaway(self, frame: Frame) -> None:
         """The peer takes no more calls: those above the last it accepted were not and will not be executed."""
         make = decode_status(bytes(frame.body), max_depth=self.max_depth)
+        self._went_away = True
         self._refuse(lambda _: make())
-        self._fail([call for call in self._in_flight.values() if call.id > frame.id])
+        self._fail([call for call in self._in_flight.values() if call.id > frame.id], lambda _: make())
 
     def on_lost(self, error: Callable[[bool], Exception]) -> None:
         """The connection has ended: so does every call on it, with an error made by ``error(maybe_executed)``."""
         self._lost = True
-        self._refuse(error)
-        self._fail(list(self._in_flight.values()))
+        if not self._went_away:  # else later calls go on to hear why
+            self._refuse(error)
+        self._fail(list(self._in_flight.values()), error)
         self._pings.on_lost()
 
     @trio.lowlevel.enable_ki_protection
@@ -275,7 +285,7 @@ class Caller(Requests):
         self._closing = True
         self._refuse(closed_error)
         calls = list(self._in_flight.values())
-        self._fail([call for call in calls if self.outbox.discard(call)])
+        self._fail([call for call in calls if self.outbox.discard(call)], closed_error)
         for call in self._in_flight.values():
             if call.awaited and not call.cancelled:
                 self._send_cancel(call)
@@ -331,8 +341,7 @@ class Caller(Requests):
         """Whether anybody waits for a reply."""
         return any(call.awaited for call in self._in_flight.values())
 
-    def _fail(self, calls: list[OutgoingCall]) -> None:
-        assert self._refusal is not None
+    def _fail(self, calls: list[OutgoingCall], error: Callable[[bool], Exception]) -> None:
         for call in calls:
             if call.id not in self._in_flight:
                 # Made by a producer of the arguments of another one, which has ended with that.
@@ -342,6 +351,6 @@ class Caller(Requests):
             if call.awaited and call.cancelled:
                 self._acknowledgements.end(call)
             elif call.awaited:
-                self._wake(call, self._refusal(maybe_executed))
+                self._wake(call, error(maybe_executed))
         if self._closing and not self._is_awaited():
             self._idle.set()

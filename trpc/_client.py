@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from trio.abc import ReceiveChannel
 
-    from ._caller import Caller
     from ._peer import Peer
+    from ._stream_call import Calling
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Client:
     ``trio.ClosedResourceError``.
     """
 
-    def __init__(self, caller: Caller, peer: Peer) -> None:
+    def __init__(self, caller: Calling, peer: Peer) -> None:
         self._caller = caller
         self._peer = peer
 

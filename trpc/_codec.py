@@ -1,4 +1,4 @@
-"""Values to bytes and back. The only module that imports msgpack and msgspec.
+"""Values to bytes and back. The only module that imports msgpack; msgspec is known to ``_hash_collisions`` as well.
 
 Two boundaries keep the promise "bytes either parse or give one error": :func:`pack` fails with
 :class:`EncodeError` only, :func:`unpack` and :func:`convert` with :class:`DecodeError` only.
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, cast
 
 import msgpack
 import msgspec
+
+from ._hash_collisions import checker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -176,8 +178,12 @@ def convert(value: object, hint: Any) -> Any:
     """``value``, plain, as the type that ``hint`` names.
 
     Raises:
-        DecodeError: it does not fit; the message says where and why.
+        DecodeError: it does not fit, or the hashes in it collide too often; the message says where and why.
     """
+    return value if hint is Any else converter(hint)(value)
+
+
+def _convert(value: object, hint: Any) -> Any:
     try:
         return msgspec.convert(value, hint, builtin_types=_NATIVE_TYPES, str_keys=True)
     # Beside ValidationError, the constructor of a user's dataclass may raise what it likes.
@@ -190,10 +196,28 @@ def converter(hint: Any) -> Callable[[Any], Any]:
 
     The hint is one that :func:`check_hint` has accepted.
     """
-    parts = _parts(msgspec.inspect.type_info(hint), set())
+    info = msgspec.inspect.type_info(hint)
+    check = checker(info, _convert)
+    plain = _plain_converter(hint, info)
+    if check is None:
+        return plain
+
+    def convert_checked(value: object) -> Any:
+        try:
+            check(value)
+        # Beside CollisionError, elements may raise what they like when they are compared.
+        except Exception as exc:
+            raise DecodeError(_reason(exc)) from exc
+        return plain(value)
+
+    return convert_checked
+
+
+def _plain_converter(hint: Any, info: msgspec.inspect.Type) -> Callable[[Any], Any]:
+    parts = _parts(info, set())
     # The options take as long as the conversion itself, and most hints do not need them.
     if not all(isinstance(part, _PLAIN_TYPES) for part in parts if isinstance(part, msgspec.Struct)):
-        return lambda value: convert(value, hint)
+        return lambda value: _convert(value, hint)
     # Of these, a value that is of exactly that class is what it has to be.
     exact = next((cls for cls in _EXACT if hint is cls), None)
 

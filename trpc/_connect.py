@@ -8,16 +8,19 @@ import trio
 
 from ._address import address_of, open_stream
 from ._connection import Connection
-from ._limits import Limits
+from ._host import Host
 from ._service import table_of
 from ._transport import transport_of
+from ._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from ._client import Client
+    from ._interceptors import Interceptor
+    from ._limits import Limits
     from ._service import Services
     from ._transport import Transport
 
@@ -34,14 +37,15 @@ class _Connecting:
         open_transport: Callable[[], Any],
         *,
         service: Services | None,
+        interceptors: Sequence[Interceptor],
         limits: Limits | None,
         cancel_grace: float,
     ) -> None:
         if not cancel_grace >= 0:  # NaN is not either
             raise ValueError(f"cancel_grace is a number of seconds, not {cancel_grace}")
         self._open_transport = open_transport
-        self._table = {} if service is None else table_of(service)
-        self._limits = limits or Limits()
+        table = {} if service is None else table_of(service)
+        self._host = Host(table, limits, outgoing_interceptors=interceptors)
         self._cancel_grace = cancel_grace
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery]
         self._connection: Connection
@@ -49,9 +53,8 @@ class _Connecting:
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Client:
         transport: Transport = await self._open_transport()
-        self._connection = Connection(
-            transport, limits=self._limits, table=self._table, cancel_grace=self._cancel_grace
-        )
+        watch: Watch[Connection] = Watch(self._host.limits)
+        self._connection = Connection(transport, self._host, watch, cancel_grace=self._cancel_grace)
         self._nursery_manager = trio.open_nursery()
         nursery = await self._nursery_manager.__aenter__()
         nursery.start_soon(self._run)
@@ -81,7 +84,12 @@ class _Connecting:
 
 
 def connect(
-    url: str, *, service: Services | None = None, limits: Limits | None = None, cancel_grace: float = 1.0
+    url: str,
+    *,
+    service: Services | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    limits: Limits | None = None,
+    cancel_grace: float = 1.0,
 ) -> AbstractAsyncContextManager[Client]:
     """Connects to a server: ``async with trpc.connect("tcp://127.0.0.1:4000") as client``.
 
@@ -102,6 +110,8 @@ def connect(
         url: ``tcp://host:port`` or ``unix:///path``.
         service: what the server may call back, through ``trpc.current_call().client`` in its handlers: as for
             ``trpc.serve_tcp``, one service object, several in a list, or a mapping of names to objects.
+        interceptors: put around calls, the first one outermost; see :data:`Interceptor`. They are not put around
+            streams, which are entered with ``async with``, nor around what the server calls back.
         limits: what this side accepts, and its own bound on calls in flight.
         cancel_grace: seconds that a cancelled call waits for its handler's end; 0: not at all.
 
@@ -115,13 +125,16 @@ def connect(
         stream = await open_stream(url)
         return transport_of(stream, address_of(stream))
 
-    return _Connecting(open_transport, service=service, limits=limits, cancel_grace=cancel_grace)
+    return _Connecting(
+        open_transport, service=service, interceptors=interceptors, limits=limits, cancel_grace=cancel_grace
+    )
 
 
 def connect_stream(
     stream: trio.abc.Stream,
     *,
     service: Services | None = None,
+    interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     cancel_grace: float = 1.0,
 ) -> AbstractAsyncContextManager[Client]:
@@ -131,4 +144,6 @@ def connect_stream(
         # No checkpoint: a cancel here would leave the stream to nobody.
         return transport_of(stream, address_of(stream))
 
-    return _Connecting(open_transport, service=service, limits=limits, cancel_grace=cancel_grace)
+    return _Connecting(
+        open_transport, service=service, interceptors=interceptors, limits=limits, cancel_grace=cancel_grace
+    )

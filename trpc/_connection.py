@@ -8,6 +8,8 @@ Tasks and who owns them::
        |- Workers.work ...      read, run handlers, write: as many as do something at once
        |- Workers._retire       while workers wait for something to do
        |- _lose_on_cancel       once a handler has called back
+       |- _drain                while its calls are waited for, to end it in order
+       |- Watch.run             of a client: looks at its one connection; a server has one for all
        '- _end                  once it is over: writes what is left, and closes the transport
 
 However the connection ends (the peer closes it, breaks the protocol or breaks off; we close it; we are
@@ -34,23 +36,27 @@ from ._caller import Caller
 from ._client import Client
 from ._context import is_handling_for
 from ._dispatcher import Dispatcher
-from ._errors import ClientClosed, ConnectionLost, ProtocolError
+from ._errors import ClientClosed, ConnectionEnded, ConnectionLost, ProtocolError, RPCError
 from ._exceptions import encode_status
 from ._outbox import Outbox
+from ._outgoing_interceptors import InterceptedCaller
 from ._peer import Peer
 from ._protocol import Protocol
 from ._reader import BROKEN, Reader
+from ._share import Share
 from ._workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from ._host import Host
     from ._incoming_call import CallInfo
-    from ._limits import Limits
-    from ._service import BoundMethod
     from ._transport import Transport
+    from ._watch import Watch
 
 logger = logging.getLogger("trpc")
+# Of its own, as a line for each connection is too much for most.
+connection_logger = logging.getLogger("trpc.connections")
 
 # At the end: for what is queued to be written, and then for the peer to close its side. A peer that
 # reads takes no time for it; one that does not read must not keep us.
@@ -62,9 +68,8 @@ class Connection(Reader):
 
     Args:
         transport: the bytes; closed by :meth:`run`.
-        limits: what this side accepts.
-        table: methods that the peer may call.
-        send_tracebacks: whether errors carry the handler's traceback.
+        host: the options of this side, and the methods that the peer may call.
+        watch: looks at it while it runs; it is run here if nobody does.
         cancel_grace: seconds that our cancelled calls wait for their acknowledgement.
         on_end: called when :meth:`run` ends.
 
@@ -73,48 +78,61 @@ class Connection(Reader):
         opened: when it began, in ``trio.current_time()`` seconds.
     """
 
-    __slots__ = ("__weakref__", "_cancel_grace", "_client", "_closed_here", "_lost_error", "_on_end", "opened", "peer")
+    __slots__ = (
+        "__weakref__",
+        "_cancel_grace",
+        "_client",
+        "_closed_here",
+        "_host",
+        "_lost_error",
+        "_on_end",
+        "_progress",
+        "_refusal",
+        "_watch",
+        "opened",
+        "peer",
+    )
 
     def __init__(
         self,
         transport: Transport,
+        host: Host,
+        watch: Watch[Connection] | None = None,
         *,
-        limits: Limits,
-        table: Mapping[str, BoundMethod],
-        send_tracebacks: bool = False,
         cancel_grace: float = 1.0,
         on_end: Callable[[Connection], None] | None = None,
     ) -> None:
         self.peer = Peer(transport.address)
         self.opened = trio.current_time()
-        protocol, workers = Protocol(limits), Workers()
+        limits = host.limits
+        protocol, workers = Protocol(limits, Share(limits, host.pool)), Workers()
         outbox = Outbox(transport, max_unsent=limits.max_unsent, workers=workers, on_error=self._lose)
         super().__init__(transport, protocol, outbox, workers, limits)
         # Here and not in run(): users may call, and ping, as soon as there is a client.
         outbox.put(protocol.opening(), control=True)
         self._closed_here = False
+        self._host = host
+        self._watch = watch
+        self._refusal: RPCError | None = None
+        """Why it accepts no more calls, or none at all."""
+        self._progress: trio.Event | None = None
         self._cancel_grace = cancel_grace
         self._on_end = on_end
         self._caller = None
         self._client: Client | None = None
         self._lost_error: Callable[[bool], Exception] | None = None
         self._dispatcher = Dispatcher(
-            table,
-            protocol,
-            outbox,
-            workers,
-            peer=self.peer,
-            limits=limits,
-            send_tracebacks=send_tracebacks,
-            patience=cancel_grace,
-            connection=self,
+            host, protocol, outbox, workers, peer=self.peer, patience=cancel_grace, connection=self
         )
+        connection_logger.debug("connection with %s opened", self.peer)
 
     @property
     def client(self) -> Client:
         """What users call the peer with."""
         if self._client is None:
-            self._client = Client(self.caller, self.peer)
+            interceptors = self._host.outgoing_interceptors
+            caller = InterceptedCaller(self.caller, self.peer, interceptors) if interceptors else self.caller
+            self._client = Client(caller, self.peer)
         return self._client
 
     @property
@@ -156,18 +174,30 @@ class Connection(Reader):
                 try:
                     if self._lost:  # closed before it was run
                         self._begin_end(nursery)
+                    elif self._refusal is not None:
+                        nursery.start_soon(self._drain)
                     self._outbox.flush()
+                    self._begin_watch(nursery)
                     await self._greet()
                     await self._workers.work(self._read)
                     await trio.sleep_forever()
                 finally:
-                    self._lose(ConnectionLost("this side ended it"))
+                    self._lose(ConnectionEnded("this side ended it"))
         except Exception:
             # A handler's errors never come here, so this is a mistake of trpc's own. It concerns no other connection.
             logger.exception("internal error in the connection with %s, which is closed", self.peer)
         finally:
+            self._protocol.share.close()
+            if self._watch is not None:
+                self._watch.connections.discard(self)
             if self._on_end is not None:
                 self._on_end(self)
+
+    def _begin_watch(self, nursery: trio.Nursery) -> None:
+        if self._watch is not None:
+            self._watch.connections.add(self)
+            if not self._watch.runs:
+                nursery.start_soon(self._watch.run)
 
     @trio.lowlevel.enable_ki_protection
     async def close(self, *, orderly: bool) -> None:
@@ -182,9 +212,53 @@ class Connection(Reader):
             self._closed_here = orderly and not self._lost
             self._lose(ClientClosed("this client is closed"))
 
+    # --- the soft end ---
+
+    @trio.lowlevel.enable_ki_protection
+    def drain(self, reason: RPCError) -> None:
+        """Accepts no more calls, tells the peer why, and ends in order when those that it accepted have ended."""
+        if self._lost or self._refusal is not None:
+            return
+        self._refusal = reason
+        if self._workers.nursery is not None:
+            self._workers.nursery.start_soon(self._drain)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _drain(self) -> None:
+        assert self._refusal is not None
+        self._drains = True
+        self._dispatcher.drain(self._on_progress)
+        self._outbox.on_empty = self._on_progress
+        # Ahead of replies that wait to be written: it says which calls get one.
+        self._outbox.put(self._protocol.goaway(encode_status(self._refusal)), control=True)
+        while self.is_busy:
+            self._progress = trio.Event()
+            await self._progress.wait()
+        self._closed_here = True
+        self._lose(ConnectionEnded(str(self._refusal)))
+
+    def _on_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls that were accepted have not ended, or replies to them are not written."""
+        return (
+            self._dispatcher.is_busy
+            or self.has_unhandled
+            or self._protocol.has_incomplete_requests
+            or not self._outbox.is_empty
+        )
+
+    @trio.lowlevel.enable_ki_protection
+    def cut(self, reason: str) -> None:
+        """Ends it now: the peer's calls are cancelled."""
+        self._lose(ConnectionLost(reason))
+
     # --- the end ---
 
-    def _refuse(self, error: ProtocolError) -> None:
+    def _refuse(self, error: RPCError) -> None:
         """Lets the peer know why the connection ends."""
         logger.warning("closing the connection with %s: %s", self.peer, error)
         self._outbox.put(self._protocol.goaway(encode_status(error)), control=True)
@@ -195,6 +269,7 @@ class Connection(Reader):
         if self._lost:
             return
         self._lost = True
+        self._log_end(reason)
         # What it has sent so far is not the beginning of any hello.
         is_refused = isinstance(reason, ProtocolError) and not self._protocol.peer_is_known
 
@@ -214,6 +289,18 @@ class Connection(Reader):
         self._outbox.close(within=_FLUSH_TIME)
         if self._workers.nursery is not None:
             self._begin_end(self._workers.nursery)
+
+    def _log_end(self, reason: Exception) -> None:
+        loses_calls = self._dispatcher.is_busy or (self._caller is not None and self._caller.is_waiting)
+        in_order = isinstance(reason, ConnectionEnded | ClientClosed) and not loses_calls
+        connection_logger.log(
+            logging.DEBUG if in_order else logging.INFO,
+            "connection with %s closed after %.3f s%s: %s",
+            self.peer,
+            trio.current_time() - self.opened,
+            ", with calls in flight" if loses_calls else "",
+            str(reason) or type(reason).__name__,
+        )
 
     def _begin_end(self, nursery: trio.Nursery) -> None:
         nursery.cancel_scope.cancel()
@@ -239,7 +326,7 @@ class Connection(Reader):
         try:
             await trio.sleep_forever()
         finally:
-            self._lose(ConnectionLost("this side ended it"))
+            self._lose(ConnectionEnded("this side ended it"))
 
     async def _linger(self) -> None:
         """Tells the peer that this was all, and waits for its end of the stream.

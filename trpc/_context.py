@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import trio
+
     from ._client import Client
     from ._messages import MetadataValue
     from ._peer import Peer
@@ -22,6 +24,15 @@ class HasClient(Protocol):
         ...
 
 
+class CallOwner(HasClient, Protocol):
+    """What runs a call."""
+
+    @property
+    def draining(self) -> trio.Event:
+        """Set when no more calls are accepted."""
+        ...
+
+
 class CurrentCall(NamedTuple):
     """The call that a handler serves.
 
@@ -30,14 +41,14 @@ class CurrentCall(NamedTuple):
         peer: who called.
         metadata: what the caller sent with ``trpc.metadata``; empty if nothing.
         deadline: absolute, in ``trio.current_time()`` seconds; ``math.inf`` if there is none.
-        owner: where :attr:`client` comes from; of no use otherwise.
+        owner: where the others come from; of no use otherwise.
     """
 
     method: str
     peer: Peer
     metadata: Mapping[str, MetadataValue]
     deadline: float
-    owner: HasClient
+    owner: CallOwner
 
     def __repr__(self) -> str:
         return f"<call of {self.method} from {self.peer}, metadata {self.metadata!r}, deadline {self.deadline}>"
@@ -51,6 +62,14 @@ class CurrentCall(NamedTuple):
         one that a handler makes raises ``Overloaded``: it might wait for ever for those that wait for it.
         """
         return self.owner.client
+
+    @property
+    def draining(self) -> trio.Event:
+        """Set when the server is about to stop: a handler that runs for long, or streams, should come to its end.
+
+        See ``Server.drain``. Nothing sets it for what a client serves, with ``trpc.connect(url, service=...)``.
+        """
+        return self.owner.draining
 
 
 _current_call: contextvars.ContextVar[CurrentCall] = contextvars.ContextVar("trpc.current_call")
@@ -75,4 +94,6 @@ def is_handling_for(peer: Peer) -> bool:
 
 
 # Makes a call the current one of this context; without a function around it, as this is done for each call.
-enter_call: Callable[[CurrentCall], object] = _current_call.set
+enter_call: Callable[[CurrentCall], contextvars.Token[CurrentCall]] = _current_call.set
+# Makes the one before it the current one again.
+leave_call: Callable[[contextvars.Token[CurrentCall]], None] = _current_call.reset

@@ -29,19 +29,22 @@ from ._errors import (
     RPCError,
 )
 from ._incoming_call import CallInfo, IncomingCall
+from ._incoming_interceptors import run_intercepted
 from ._messages import Kind, decode_request
 from ._metadata import context_for_calls
 from ._pump import pump
 from ._relay import resume
-from ._replies import MAX_SHOWN, ArgumentsError, Replies
+from ._replies import MAX_SHOWN, NotRunError, Replies
+from ._share import FREE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from ._client import Client
     from ._context import HasClient
     from ._frames import Frame
-    from ._limits import Limits
+    from ._host import Host
+    from ._interceptors import Call
     from ._outbox import Outbox
     from ._peer import Peer
     from ._protocol import Protocol
@@ -61,16 +64,15 @@ class Dispatcher(Replies):
     """Runs the handlers of one connection.
 
     Args:
-        table: wire names to methods; empty if this side has no service.
+        host: the options of this side, and its methods.
         protocol, outbox, workers: those of the connection.
         peer: who calls.
-        limits: what this side accepts.
-        send_tracebacks: whether errors carry the handler's traceback.
         patience: seconds that a producer whose items are not wanted any more is waited for.
         connection: has the client for calls in the other direction.
 
     Attributes:
         now: when the last request was admitted, in ``trio.current_time()`` seconds.
+        interceptors: what is put around handlers.
     """
 
     __slots__ = (
@@ -79,29 +81,39 @@ class Dispatcher(Replies):
         "_connection",
         "_context",
         "_deferred",
+        "_last_accepted",
+        "_max_calls",
+        "_on_idle",
         "_patience",
+        "_share",
         "_streams",
         "_table",
         "_workers",
+        "interceptors",
         "now",
     )
 
     def __init__(
         self,
-        table: Mapping[str, BoundMethod],
+        host: Host,
         protocol: Protocol,
         outbox: Outbox,
         workers: Workers,
         *,
         peer: Peer,
-        limits: Limits,
-        send_tracebacks: bool,
         patience: float,
         connection: HasClient,
     ) -> None:
-        super().__init__(protocol, outbox, peer=peer, limits=limits, send_tracebacks=send_tracebacks)
+        super().__init__(protocol, outbox, peer=peer, host=host)
         self.now = 0.0
-        self._table = table
+        self.interceptors = host.interceptors
+        self._table = host.table
+        self._share = protocol.share
+        self._max_calls = host.limits.max_calls
+        """Those that are admitted without a further look."""
+        self._last_accepted: int | None = None
+        """The last call that is accepted, once no more are."""
+        self._on_idle: Callable[[], None] | None = None
         self._workers = workers
         self._patience = patience
         self._streams: CalleeStreams | None = None
@@ -118,6 +130,16 @@ class Dispatcher(Replies):
     def client(self) -> Client:
         """For calls in the other direction."""
         return self._connection.client
+
+    @property
+    def draining(self) -> trio.Event:
+        """Set when no more calls are accepted."""
+        return self._host.draining
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any is in flight."""
+        return bool(self._calls)
 
     @property
     def calls(self) -> list[CallInfo]:
@@ -144,20 +166,18 @@ class Dispatcher(Replies):
         self.now = now = self._clock.current_time()
         try:
             limits = self._limits
-            if len(calls) >= limits.max_calls:
-                raise Overloaded(f"{limits.max_calls} calls of this connection are in flight, the most allowed")
-            if frame.flags:
-                raise Overloaded(
-                    f"more than {limits.max_calls} requests, or {limits.max_incomplete} bytes, are on their way in"
-                    " fragments"
-                )
-            if len(frame.body) > limits.max_message_size:
-                raise MessageTooLarge(f"the request has {len(frame.body)} bytes, of {limits.max_message_size} allowed")
+            if len(calls) >= self._max_calls and not self._accepts(call_id):
+                return None
+            size = len(frame.body)
+            if frame.flags or (size + self._share.taken > FREE and not self._share.has_room(size)):
+                raise Overloaded(self._no_room())
+            if size > limits.max_message_size:
+                raise MessageTooLarge(f"the request has {size} bytes, of {limits.max_message_size} allowed")
             request = decode_request(frame.body, max_depth=limits.max_depth)
             method = self._table.get(request.method)
             if method is None:
                 raise MethodNotFound(f"there is no method {request.method[:MAX_SHOWN]!r} that can be called here")
-            call = IncomingCall(self, call_id, method, request, now, one_way)
+            call = IncomingCall(self, call_id, method, request, now, one_way, size)
             if request.streams or method.method.is_stream:
                 self._open_streams(call)
         except RPCError as exc:
@@ -173,8 +193,41 @@ class Dispatcher(Replies):
         # worker of its own; but if it is the only one, nothing is gained by that.
         if worker is not None and (method.waits < _LIKELY or len(calls) == 1):
             return self.begin(call, worker)
+        self._hold(call)
         self._workers.run(call.run)
         return None
+
+    def _accepts(self, call_id: int) -> bool:
+        """Whether a call may be admitted after all; False: it is dropped, as the peer knows.
+
+        Raises:
+            Overloaded: there are too many.
+        """
+        if self._last_accepted is not None and call_id > self._last_accepted:
+            self._protocol.drop_request(call_id)
+            return False
+        if len(self._calls) >= self._limits.max_calls:
+            raise Overloaded(f"{self._limits.max_calls} calls of this connection are in flight, the most allowed")
+        return True
+
+    def _no_room(self) -> str:
+        limits = self._limits
+        return (
+            f"more than {limits.max_calls} requests are on their way in fragments, or {limits.max_bytes_in_flight} bytes"
+            f" of requests are held for this connection, or {limits.max_server_bytes_in_flight} for all"
+        )
+
+    def _hold(self, call: IncomingCall) -> None:
+        """A call will last longer than until the next one is looked at: its bytes count."""
+        if not call.is_held:
+            call.is_held = True
+            self._share.add(call.size)
+
+    def drain(self, on_idle: Callable[[], None]) -> None:
+        """Accepts no more calls than those that have arrived. Tells each time that none is in flight any more."""
+        self._last_accepted = self._protocol.last_request
+        self._max_calls = 0
+        self._on_idle = on_idle
 
     def on_cancel(self, call_id: int) -> None:
         """The caller does not want the call any more. Twice is as once."""
@@ -205,6 +258,7 @@ class Dispatcher(Replies):
         if self._deferred is None:
             self._deferred = deque()
             self._workers.run(self._begin_deferred)
+        self._hold(call)
         self._deferred.append(call)
 
     @trio.lowlevel.enable_ki_protection
@@ -260,6 +314,7 @@ class Dispatcher(Replies):
         else:
             if method.waits < _MOST_LIKELY:
                 method.waits += 1
+            self._hold(call)
             worker.call = call
             return self._complete(call, worker, resume(coroutine, yielded, context.run))
         if method.waits:
@@ -282,27 +337,41 @@ class Dispatcher(Replies):
     def _forget(self, call: IncomingCall) -> None:
         """The handler has ended."""
         del self._calls[call.id]
+        if call.is_held:
+            self._share.give_back(call.size)
         if self._streams is not None:
             self._streams.close(call)
+        if self._on_idle is not None and not self._calls:
+            self._on_idle()
 
     def _leave(self, call: IncomingCall, worker: Worker) -> None:
         """The worker is done with a call that has ended by itself."""
         if call.cancelled or call.deadline != math.inf:
             worker.reset_scope()
-        if call.method.method.is_async:
+        if call.method.method.is_async or self.interceptors:
             worker.check_scope(call)
 
 
 @trio.lowlevel.disable_ki_protection
-async def _invoke(call: IncomingCall, bound: BoundMethod) -> Any:
-    """Runs in the call's own context, which may live on in tasks that the handler starts: it does not hold the call."""
-    owner = call.owner
-    enter_call(CurrentCall(bound.name, owner.peer, call.request.metadata or {}, call.deadline, owner))
-    try:
-        # Here, because it may run code of the arguments' classes.
-        args, kwargs = bound.method.signature.convert_arguments(call.request.args, call.request.kwargs)
-    except InvalidArguments as exc:
-        raise ArgumentsError(exc) from None
+async def _invoke(call: IncomingCall, bound: BoundMethod, given: Call | None = None) -> Any:
+    """Runs in the call's own context, which may live on in tasks that the handler starts: it does not hold the call.
+
+    With interceptors, it is run again inside of them, with the call that is ``given`` by the innermost one.
+    """
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    if given is None:
+        owner = call.owner
+        enter_call(CurrentCall(bound.name, owner.peer, call.request.metadata or {}, call.deadline, owner))
+        try:
+            # Here, because it may run code of the arguments' classes.
+            args, kwargs = bound.method.signature.convert_arguments(call.request.args, call.request.kwargs)
+        except InvalidArguments as exc:
+            raise NotRunError(exc) from None
+        if owner.interceptors:
+            return await run_intercepted(call, bound, args, kwargs, _invoke)
+    else:
+        args, kwargs = given.args, given.kwargs
     if call.items is not None:
         result = bound.call(*args, **kwargs)
         if inspect.isawaitable(result):

@@ -77,6 +77,10 @@ class ClientClosed(ConnectionLost, trio.ClosedResourceError):
     """This side closed the client. Not exported: users see a ``ConnectionLost``, as for a peer's close."""
 
 
+class ConnectionEnded(ConnectionLost):
+    """The connection ended in order. Not exported: users see a ``ConnectionLost`` that is caused by it."""
+
+
 class Overloaded(RPCError):
     """The peer has as many calls in flight as it allows. The call was not executed."""
 

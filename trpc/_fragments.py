@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 from ._errors import ProtocolError
 from ._frames import CONTINUED, MORE, Frame
-from ._limits import KiB
 from ._messages import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._limits import Limits
+    from ._share import Share
 
 REQUESTS: Final = frozenset({Kind.REQUEST, Kind.NOTIFY})
 _REPLIES: Final = frozenset({Kind.RESULT, Kind.ERROR})
@@ -36,17 +36,21 @@ class Fragments:
 
     Args:
         limits: what this side accepts.
+        share: bytes in flight of the connection.
     """
 
-    __slots__ = ("_max_requests", "_max_size", "_messages", "_requests", "_size")
+    __slots__ = ("_max_requests", "_messages", "_requests", "_share")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, share: Share) -> None:
         self._messages: dict[tuple[int, int, int], _Message] = {}
         self._max_requests = limits.max_calls
-        # One request has to fit in any case, beside the first KiB of the others.
-        self._max_size = max(limits.max_incomplete, limits.max_message_size + limits.max_calls * KiB)
+        self._share = share
         self._requests = 0
-        self._size = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests are incomplete."""
+        return self._requests
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -90,8 +94,9 @@ class Fragments:
         if message.size > max_body:
             raise ProtocolError(f"a message of more than {max_body} bytes, the longest accepted here, in fragments")
         if kind in REQUESTS:
-            self._size += len(body)
-            if self._requests > self._max_requests or self._size > self._max_size:
+            fits = self._share.has_room(len(body))
+            self._share.add(len(body))
+            if self._requests > self._max_requests or not fits:
                 self._remove(key)
                 return Frame(kind, call_id, b"", MORE, stream)
         message.body += body
@@ -100,6 +105,10 @@ class Fragments:
             return Frame(kind, call_id, b"", MORE, stream) if is_begin else None
         self._remove(key)
         return Frame(kind, call_id, memoryview(message.body), 0, stream)
+
+    def drop(self, frame: Frame) -> bool:
+        """Gives up the message that a frame belongs to; whether there was one."""
+        return self._remove((frame.kind, frame.id, frame.stream))
 
     def drop_request(self, call_id: int) -> bool:
         """Gives up an incomplete request; whether there was one."""
@@ -123,5 +132,5 @@ class Fragments:
         message = self._messages.pop(key, None)
         if message is not None and key[0] in REQUESTS:
             self._requests -= 1
-            self._size -= message.size
+            self._share.give_back(message.size)
         return message is not None

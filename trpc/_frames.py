@@ -11,8 +11,9 @@ docs/wire-protocol.md specifies all of it.
 
 from __future__ import annotations
 
+import contextlib
 import struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, cast
 
 from ._errors import ProtocolError
 
@@ -44,6 +45,23 @@ _ZEROS: Final = memoryview(bytes(1024 * 1024))
 # Flags of a frame that is a part of a message; see docs/wire-protocol.md.
 MORE: Final = 0x01
 CONTINUED: Final = 0x02
+# And of one that is here without its body. It is not on the wire.
+NO_ROOM: Final = 0x100
+
+# Where the bytes go that are not kept.
+_SCRATCH: Final = bytearray(64 * 1024)
+
+
+class Room(Protocol):
+    """Counts the bytes of large frames that are being received."""
+
+    def take(self, size: int) -> bool:
+        """Whether so many may be held; then they count."""
+        ...
+
+    def give_back(self, size: int) -> None:
+        """They are not held any more."""
+        ...
 
 
 class Frame(NamedTuple):
@@ -137,15 +155,32 @@ class FrameReader:
 
     Args:
         max_body: largest acceptable body in bytes; may be changed between frames.
+        share: asked for room for large frames that do not come whole. One for which there is none is given without
+            its body, and flagged.
 
     Attributes:
         missing: how many bytes the frame that has begun still lacks; 0 if that is not known yet.
         error: what was wrong behind the last frame that was given.
     """
 
-    __slots__ = ("_buffer", "_filled", "_preamble_read", "error", "max_body", "missing")
+    __slots__ = (
+        "_buffer",
+        "_filled",
+        "_held",
+        "_preamble_read",
+        "_share",
+        "_skips",
+        "error",
+        "max_body",
+        "missing",
+    )
 
-    def __init__(self, max_body: int) -> None:
+    def __init__(self, max_body: int, share: Room | None = None) -> None:
+        self._share = share
+        self._held = 0
+        """How many bytes of the present frame are counted there."""
+        self._skips = False
+        """Whether the rest of the present frame is not kept."""
         self.max_body = max_body
         self.missing = 0
         self.error: ProtocolError | None = None
@@ -167,6 +202,8 @@ class FrameReader:
         """
         frames: list[Frame] = []
         position = 0
+        if self._skips:
+            return self._skip(data)
         try:
             if self._buffer or self._preamble_read < len(PREAMBLE) or self.error is not None:
                 if 0 < self.missing <= len(data) and not (self._filled or only_one or self.error):
@@ -194,6 +231,9 @@ class FrameReader:
                 if only_one:
                     break
             self.missing = 0
+            if self._held and frames and self._share is not None:
+                self._share.give_back(self._held)
+                self._held = 0
             if position < size:
                 # Another object in any case: a large body may be a view of this one.
                 self._buffer = data[position:]
@@ -247,8 +287,18 @@ class FrameReader:
 
         Release it, and tell :meth:`fill` how many bytes there were. None: they are for :meth:`feed`.
         """
+        if self._skips:
+            return memoryview(_SCRATCH)[: self.missing]
         if self.missing <= _COPIED:
             return None
+        if self._share is not None and not self._held and len(self._buffer) >= _PREFIX:
+            size = self.missing + len(self._buffer)
+            if not self._share.take(size):
+                self._skips = True
+                del (buffer := bytearray(self._buffer))[_PREFIX:]
+                self._buffer = buffer
+                return memoryview(_SCRATCH)[: self.missing]
+            self._held = size
         if isinstance(self._buffer, bytes):
             self._buffer = bytearray(self._buffer)
         size = self._filled or len(self._buffer)
@@ -260,9 +310,27 @@ class FrameReader:
 
     def fill(self, size: int, *, only_one: bool = False) -> list[Frame]:
         """So many bytes are in the room now. Otherwise as :meth:`feed`."""
+        if self._skips:
+            return self._skip(memoryview(_SCRATCH)[:size])
         self._filled += size
         self.missing -= size
         return [] if self.missing else self.feed(b"", only_one=only_one)
+
+    def _skip(self, data: bytes | bytearray | memoryview) -> list[Frame]:
+        """Throws away what belongs to the present frame, and goes on behind it."""
+        size = min(self.missing, len(data))
+        self.missing -= size
+        if self.missing:
+            return []
+        _, kind, flags, stream, call_id = _unpack_header(self._buffer)
+        self._skips = False
+        self._buffer = b""
+        frames = [Frame(kind, call_id, b"", flags | NO_ROOM, stream)]
+        if size < len(data):
+            # An error behind this frame is kept in `error`.
+            with contextlib.suppress(ProtocolError):
+                frames += self.feed(bytes(data[size:]))
+        return frames
 
     def _refuse_length(self, length: int) -> NoReturn:
         if length < HEADER_SIZE:

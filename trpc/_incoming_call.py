@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._client import Client
     from ._errors import InvalidArguments
     from ._incoming_stream import IncomingStream
+    from ._interceptors import Interceptor
     from ._messages import Request
     from ._outgoing_stream import OutgoingStream
     from ._peer import Peer
@@ -26,10 +27,16 @@ class Owner(Protocol):
     """What runs the calls of one connection, and replies: its dispatcher."""
 
     peer: Peer
+    interceptors: tuple[Interceptor, ...]
 
     @property
     def client(self) -> Client:
         """For calls in the other direction."""
+        ...
+
+    @property
+    def draining(self) -> trio.Event:
+        """Set when no more calls are accepted."""
         ...
 
     def begin(self, call: IncomingCall, worker: Worker) -> Coroutine[Any, Any, None] | None:
@@ -58,12 +65,14 @@ class IncomingCall:
         "deadline",
         "expires",
         "id",
+        "is_held",
         "items",
         "method",
         "one_way",
         "owner",
         "request",
         "scope",
+        "size",
         "started",
         "streams",
     )
@@ -76,12 +85,16 @@ class IncomingCall:
         request: Request,
         started: float,
         one_way: bool,
+        size: int,
     ) -> None:
         self.owner = owner
         self.id = call_id
         self.method = method
         self.request = request
         self.one_way = one_way
+        self.size = size
+        self.is_held = False
+        """Whether its size counts among the bytes in flight."""
         self.started = started
         self.deadline = math.inf
         self.expires = False

@@ -40,6 +40,15 @@ class Limits:
     """Calls in flight per connection, counted until the handler has ended; an open stream is one. With a Trio
     task and its scopes at a few KiB each, this is some MiB per connection."""
 
+    max_bytes_in_flight: int = 64 * MiB
+    """Bytes of the peer's messages that are held here for it, per connection: requests whose handlers have not ended, large
+    messages that are on their way. What they hold may be 73 times as large once it is decoded. Four of the largest
+    messages at once."""
+
+    max_server_bytes_in_flight: int = 512 * MiB
+    """The same, of all connections of a server together. Eight connections at their limit: a server with some GiB
+    outlives it, if it is not all empty maps. A connection with less than 64 KiB is always served."""
+
     max_unsent: int = 4 * MiB
     """Bytes that wait to be written to a peer that reads slowly, a large message counting for a MiB. Above it
     in answers to what the peer has sent, it is not read any more until it reads; above it in all, new calls to it
@@ -53,16 +62,50 @@ class Limits:
     """Arguments of the peer's calls that are streams, per connection. With their credit, 64 MiB. It is not announced:
     a call over it gets an ``Overloaded``."""
 
-    max_incomplete: int = 64 * MiB
-    """Bytes of the peer's requests that arrive in fragments and are not complete yet: some large requests at
-    once, and no more memory for a peer that begins many and completes none. One request always fits."""
+    max_connections: int = 10_000
+    """Connections of a server at once; those above are told so and closed. An idle one takes some 10 KiB here and
+    as much in the kernel, which is 200 MiB; most systems want to be asked for more descriptors before that."""
 
     hello_timeout: float = 5.0
-    """Seconds until the peer's hello has to be there. It is the first thing that a peer sends, so this is
-    one round trip and some patience."""
+    """Seconds until the peer's hello has to be there, and once more for ``authenticate``. The hello is the first thing
+    that a peer sends, so this is one round trip and some patience."""
+
+    tls_timeout: float = 10.0
+    """Seconds for the TLS handshake: two round trips and the work of a slow machine, which is more than a hello takes."""
+
+    write_timeout: float = 10.0
+    """Seconds in which a write has to make progress, be it a byte. A peer that reads nothing at all for so long is
+    stopped or gone, and what waits for it takes memory here."""
+
+    frame_timeout: float = 30.0
+    """Seconds in which a frame that has begun has to be complete. Large messages come in frames of about a MiB, so this
+    is a line of 35 KiB/s; who sends a byte now and then does not hold a buffer for longer."""
+
+    keepalive_interval: float = 20.0
+    """Seconds of silence after which the peer is pinged. Below the 30 s after which the first middleboxes forget a
+    connection, and rare enough to cost nothing."""
+
+    keepalive_timeout: float = 20.0
+    """Seconds in which anything has to come after that ping. A network that loses packets for 10 s is survived."""
+
+    idle_timeout: float = math.inf
+    """Seconds without a call in flight, in either direction, after which a connection is closed. No bound by default:
+    to keep one is cheap, and to make one is not."""
 
     max_call_time: float = math.inf
     """Seconds that a handler may run. No bound by default: the caller's deadline is the bound."""
+
+    control_burst: int = 1000
+    """Cancels, pings and requests that are refused before a handler runs, which the peer may send at once. All the calls
+    that it may have in flight can be cancelled together. Beyond it the connection is closed."""
+
+    control_rate: float = 100.0
+    """And how many more each second. They cost the peer nothing, and this side some work each (rapid reset,
+    CVE-2023-44487). It is announced, and the other side of a connection keeps its cancels below it."""
+
+    drain_grace: float = 10.0
+    """Seconds that ``server.drain()`` gives the calls in flight, if it is not told. Service managers wait for 10 s
+    (``docker stop``) to 90 s (systemd) before they kill."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -26,10 +26,21 @@ def metadata(**values: MetadataValue) -> Generator[None, None, None]:
     Raises:
         TypeError: a value is not a str, bytes, int, float, bool or None.
     """
+    with replaced_metadata({**(_metadata.get() or {}), **values}):
+        yield
+
+
+@contextlib.contextmanager
+def replaced_metadata(values: Mapping[str, MetadataValue]) -> Generator[None, None, None]:
+    """Calls made inside the ``with`` block carry these values, and no others.
+
+    Raises:
+        TypeError: a value is not a str, bytes, int, float, bool or None.
+    """
     for key, value in values.items():
         if not is_metadata_value(value):
             raise TypeError(f"metadata {key!r} must be a str, bytes, int, float, bool or None, not {value!r}")
-    token = _metadata.set({**(_metadata.get() or {}), **values})
+    token = _metadata.set(values)
     try:
         yield
     finally:

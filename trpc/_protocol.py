@@ -18,9 +18,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._errors import ProtocolError
-from ._fragments import REQUESTS, Fragments
-from ._frames import PREAMBLE, Frame, FrameReader, encode_frame, frame_of
-from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind, encode_credit
+from ._fragments import FRAGMENTED, REQUESTS, Fragments
+from ._frames import CONTINUED, MORE, NO_ROOM, PREAMBLE, Frame, FrameReader, encode_frame, frame_of
+from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNREADABLE, UNTIL_HELLO, Hello, Kind, encode_credit
+from ._share import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,8 @@ class Protocol:
         last_sent: highest call id that this side has used.
         error: what was wrong behind the last message that was given.
         cut: how many frames there were in what was received last, with those that have no effect.
+        control: cancels and pings of the peer's, and requests that are refused, since somebody has looked.
+        share: its bytes in flight.
         frames: what cuts the bytes into frames; asked for its room.
     """
 
@@ -54,6 +57,7 @@ class Protocol:
         "_limits",
         "_open_incoming",
         "_open_outgoing",
+        "control",
         "cut",
         "error",
         "frames",
@@ -61,16 +65,19 @@ class Protocol:
         "last_sent",
         "peer",
         "peer_is_known",
+        "share",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, share: Share | None = None) -> None:
         self.peer = UNTIL_HELLO
         self.peer_is_known = False
         self.last_request = 0
         self.error: ProtocolError | None = None
         self.cut = 0
+        self.control = 0
         self._limits = limits
-        self.frames = FrameReader(max_body=limits.max_hello_size)
+        self.share = share or Share(limits)
+        self.frames = FrameReader(max_body=limits.max_hello_size, share=self.share)
         # Made with the first one: an idle connection has none.
         self._fragments: Fragments | None = None
         self._open_incoming: set[int] = set()
@@ -154,6 +161,15 @@ class Protocol:
     def _check_hello(self, _: Frame) -> bool:
         raise ProtocolError("a second hello")
 
+    def _check_ping(self, _: Frame) -> bool:
+        self.control += 1
+        return True
+
+    def _check_cancel(self, frame: Frame) -> bool:
+        # One that has no effect costs the peer as little.
+        self.control += 1
+        return self._check_incoming(frame)
+
     def _check_pong(self, frame: Frame) -> bool:
         if not 0 < frame.id <= self._last_ping:
             raise ProtocolError(f"an answer to ping {frame.id}, which was not sent")
@@ -218,12 +234,12 @@ class Protocol:
     # message has any effect.
     _checks: ClassVar[dict[int, Callable[[Protocol, Frame], bool]]] = {
         Kind.HELLO: _check_hello,
-        Kind.PING: _check_nothing,
+        Kind.PING: _check_ping,
         Kind.PONG: _check_pong,
         Kind.GOAWAY: _check_nothing,
         Kind.REQUEST: _check_request,
         Kind.NOTIFY: _check_notify,
-        Kind.CANCEL: _check_incoming,
+        Kind.CANCEL: _check_cancel,
         Kind.ARGUMENT_ITEMS: _check_argument_items,
         Kind.ARGUMENT_END: _check_argument_end,
         Kind.RESULT_CREDIT: _check_incoming,
@@ -259,13 +275,33 @@ class Protocol:
             raise ProtocolError(f"{Kind(kind).name} has a body")
         if frame.flags:
             if self._fragments is None:
-                self._fragments = Fragments(self._limits)
+                self._fragments = Fragments(self._limits, self.share)
+            if frame.flags & NO_ROOM:
+                return self._without_room(frame, check)
             begins = self._begins[kind]
             message = self._fragments.add(frame, lambda first: begins(self, first), max_body=self.frames.max_body)
             if message is None or kind in REQUESTS or message.flags:
                 return message
             frame = message
         return frame if check(self, frame) else None
+
+    def _without_room(self, frame: Frame, check: Callable[[Protocol, Frame], bool]) -> Frame | None:
+        """A large frame whose body was not kept: what is to be handled of the message that it belongs to."""
+        kind, call_id, _, flags, stream = frame
+        flags &= ~NO_ROOM
+        if flags & ~(MORE | CONTINUED) or (flags and kind not in FRAGMENTED):
+            raise ProtocolError(f"flags {flags:#04x} on a message of kind {kind:#04x}")
+        assert self._fragments is not None
+        if flags & CONTINUED:
+            # The rest of one that was not kept either, or has been given up.
+            if not self._fragments.drop(frame):
+                return None
+        elif not (check if kind in REQUESTS else self._begins[kind])(self, frame):
+            return None
+        if kind in REQUESTS:
+            return Frame(kind, call_id, b"", MORE, stream)
+        message = Frame(kind, call_id, UNREADABLE, 0, stream)
+        return message if check(self, message) else None
 
     # --- sending ---
 
@@ -295,6 +331,15 @@ class Protocol:
     def is_open(self, call_id: int) -> bool:
         """Whether a call of the peer's has not been replied to."""
         return call_id in self._open_incoming
+
+    @property
+    def has_incomplete_requests(self) -> bool:
+        """Whether fragments of a request of the peer's are missing."""
+        return self._fragments is not None and self._fragments.requests > 0
+
+    def drop_request(self, call_id: int) -> None:
+        """A request of the peer's is not replied to."""
+        self._open_incoming.discard(call_id)
 
     def drop_incomplete_request(self, call_id: int) -> bool:
         """Gives up a request of the peer's of which fragments are missing; whether there was one."""
@@ -328,6 +373,6 @@ class Protocol:
         """The answer to a ping."""
         return encode_frame(Kind.PONG, number)
 
-    def goaway(self, body: bytes) -> bytes:
-        """Says that no call after the last one received will be executed, and why."""
-        return encode_frame(Kind.GOAWAY, self.last_request, body)
+    def goaway(self, body: bytes, last: int | None = None) -> bytes:
+        """Says that no call after this one will be executed, and why; None: after the last one received."""
+        return encode_frame(Kind.GOAWAY, self.last_request if last is None else last, body)

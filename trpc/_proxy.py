@@ -13,7 +13,7 @@ from ._stream_call import StreamCall, UntypedCall, call_with_streams
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ._caller import Caller
+    from ._stream_call import Calling
 
 
 class _TypedProxy:
@@ -46,7 +46,7 @@ class _TypedProxy:
         # Without its attributes: a proxy is not itself something to serve.
         return functools.wraps(method.function, updated=())(remote)
 
-    def __init__(self, caller: Caller, service: str) -> None:
+    def __init__(self, caller: Calling, service: str) -> None:
         self._caller = caller
         self._service = service
 
@@ -67,7 +67,7 @@ class UntypedProxy:
 
     __slots__ = ("_caller", "_service")
 
-    def __init__(self, caller: Caller, service: str) -> None:
+    def __init__(self, caller: Calling, service: str) -> None:
         self._caller = caller
         self._service = service
 
@@ -85,7 +85,7 @@ class UntypedProxy:
         return f"<trpc proxy of {self._service!r}>"
 
 
-def typed_proxy(interface: type[Any], caller: Caller, service: str) -> Any:
+def typed_proxy(interface: type[Any], caller: Calling, service: str) -> Any:
     """A proxy with the methods of ``interface``.
 
     Raises:

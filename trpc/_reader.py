@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._errors import ConnectionLost, ProtocolError
+from ._errors import ConnectionEnded, ConnectionLost, Overloaded, ProtocolError, RPCError
 from ._messages import Kind
+from ._rate import Rate
+from ._watch import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -55,7 +57,7 @@ _OF_CALLER_STREAMS: Final = (Kind.RESULT_ITEMS.value, Kind.ARGUMENT_CREDIT.value
 _NO_FRAMES: Final[Iterator[Frame]] = iter(())
 
 
-class Reader(abc.ABC):
+class Reader(Watched):
     """The part of a connection that reads. A connection is one, as this is done for every message.
 
     Args:
@@ -65,7 +67,9 @@ class Reader(abc.ABC):
 
     __slots__ = (
         "_caller",
+        "_control",
         "_dispatcher",
+        "_drains",
         "_frames",
         "_has_more",
         "_limits",
@@ -90,6 +94,7 @@ class Reader(abc.ABC):
         workers: Workers,
         limits: Limits,
     ) -> None:
+        super().__init__()
         self._transport = transport
         self._protocol = protocol
         self._outbox = outbox
@@ -101,6 +106,10 @@ class Reader(abc.ABC):
         self._has_more = False
         """Whether there is probably more to read at once."""
         self._reads_left = _MAX_READS
+        self._control: Rate | None = None
+        """Of cancels, pings and refused requests, once there are any."""
+        self._drains = False
+        """Whether no more calls are accepted, and the end of those that are is waited for."""
         self._requests_left = _MAX_REQUESTS
         """How many more may be handled before others get their turn."""
 
@@ -110,12 +119,21 @@ class Reader(abc.ABC):
         """Our calls."""
 
     @abc.abstractmethod
-    def _lose(self, reason: Exception) -> None:
-        """The connection is over."""
+    def _refuse(self, error: RPCError) -> None:
+        """Lets the peer know that the connection ends because of it."""
 
     @abc.abstractmethod
-    def _refuse(self, error: ProtocolError) -> None:
-        """Lets the peer know that the connection ends because of it."""
+    def _on_progress(self) -> None:
+        """Something that is waited for at the end may have happened."""
+
+    def _give_up(self, error: RPCError) -> None:
+        self._refuse(error)
+        self._lose(error if isinstance(error, ProtocolError) else ConnectionLost(str(error)))
+
+    @property
+    def has_unhandled(self) -> bool:
+        """Whether messages have been received and not been handled."""
+        return self._frames is not _NO_FRAMES
 
     async def _greet(self) -> None:
         """Reads the peer's hello. Ends the connection if it does not say who it is in time."""
@@ -136,7 +154,7 @@ class Reader(abc.ABC):
             self._lose(ConnectionLost(reason))
 
     @trio.lowlevel.enable_ki_protection
-    async def _read(self, worker: Worker) -> None:
+    async def _read(self, worker: Worker) -> None:  # noqa: C901 - without functions that would be gone through in each resume
         """Reads and handles what the peer sends, until the connection is over or somebody else does."""
         outbox = self._outbox
         # What the last reader has left, before more is handled.
@@ -150,6 +168,8 @@ class Reader(abc.ABC):
                 await suspended
                 return
             outbox.flush()
+            if self._protocol.control:
+                self._count_control()
             if worker.is_spent:
                 self._workers.run(self._read)
                 return
@@ -167,12 +187,26 @@ class Reader(abc.ABC):
             else:
                 self._requests_left = _MAX_REQUESTS
                 self._reads_left = _MAX_READS
+                if self._drains:
+                    self._on_progress()
                 # Not in a function of its own, which would be one more to go through when the task is resumed.
                 try:
                     await self._transport.wait_readable()
                 except BROKEN as exc:
                     self._lose(exc)
                 self._receive()
+
+    def _count_control(self) -> None:
+        """Ends the connection of a peer that sends too much of what costs it nothing."""
+        if self._control is None:
+            self._control = Rate(self._limits.control_burst, self._limits.control_rate)
+        number, self._protocol.control = self._protocol.control, 0
+        if not self._control.spend(trio.current_time(), number) and not self._lost:
+            limits = self._limits
+            what = "cancels, pings and refused requests"
+            self._give_up(
+                Overloaded(f"more than {limits.control_burst} {what} at once, or {limits.control_rate} a second")
+            )
 
     @property
     def _has_to_read(self) -> bool:
@@ -197,7 +231,10 @@ class Reader(abc.ABC):
                 if data is None:
                     return False
                 if data:
+                    self._heard = True
                     self._frames = iter(self._protocol.receive(data))
+                    if self._protocol.cut:
+                        self._unfinished_for = 0
                     if len(data) >= _MUCH or self._transport.reads_much:
                         self._has_more = len(data) >= _MUCH and self._protocol.cut <= _FEW
                         self._transport.reads_much = self._has_more and self._protocol.frames.missing < _MUCH
@@ -208,14 +245,16 @@ class Reader(abc.ABC):
                 if size is None:
                     return False
                 if size:
+                    self._heard = True
                     self._has_more = size >= _MUCH
                     self._frames = iter(self._protocol.receive_filled(size))
+                    if self._protocol.cut:
+                        self._unfinished_for = 0
                     return True
         except BROKEN as exc:
             self._lose(exc)
         except ProtocolError as exc:
-            self._refuse(exc)
-            self._lose(exc)
+            self._give_up(exc)
         else:
             try:
                 self._protocol.receive_eof()
@@ -223,7 +262,7 @@ class Reader(abc.ABC):
                 # Cut off, and not to blame.
                 self._lose(ConnectionLost(str(exc)))
             else:
-                self._lose(ConnectionLost("the peer closed it"))
+                self._lose(ConnectionEnded("the peer closed it"))
         return False
 
     def _handle(self, worker: Worker | None) -> Coroutine[Any, Any, None] | None:  # noqa: C901 - every message goes through it
@@ -266,8 +305,7 @@ class Reader(abc.ABC):
                 return None
         self._frames = _NO_FRAMES
         if self._protocol.error is not None:
-            self._refuse(self._protocol.error)
-            self._lose(self._protocol.error)
+            self._give_up(self._protocol.error)
         return None
 
     def _handle_stream(self, frame: Frame) -> None:
@@ -279,8 +317,7 @@ class Reader(abc.ABC):
             else:
                 self.caller.on_argument(frame)
         except ProtocolError as exc:
-            self._refuse(exc)
-            self._lose(exc)
+            self._give_up(exc)
 
     def _handle_other(self, frame: Frame) -> None:
         kind = frame.kind
@@ -295,7 +332,9 @@ class Reader(abc.ABC):
             case Kind.PING:
                 self._outbox.answer(self._protocol.pong(frame.id), control=True)
             case Kind.PONG:
-                self.caller.on_pong(frame.id)
+                # Else it answers one of the keepalive's, and has done its work by having come.
+                if self._caller is not None:
+                    self._caller.on_pong(frame.id)
             case _:
                 if self._caller is not None:
                     self._caller.on_goaway(frame)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 import trio
 
 from . import _codec
-from ._errors import ConnectionLost, DeadlineExceeded, InvalidArguments, MessageTooLarge, RPCError
+from ._errors import ConnectionLost, DeadlineExceeded, MessageTooLarge, RPCError
 from ._exceptions import encode_exception, encode_status
 from ._frames import size_of
 from ._messages import ALWAYS_ACCEPTED, Kind
@@ -16,8 +16,8 @@ from ._pump import ItemError
 
 if TYPE_CHECKING:
     from ._frames import Data
+    from ._host import Host
     from ._incoming_call import IncomingCall
-    from ._limits import Limits
     from ._outbox import Outbox
     from ._peer import Peer
     from ._protocol import Protocol
@@ -33,10 +33,10 @@ _RESULT = Kind.RESULT.value
 MAX_SHOWN: Final = 300
 
 
-class ArgumentsError(Exception):
-    """The arguments do not fit, so that the handler has not run."""
+class NotRunError(Exception):
+    """The handler has not run: the arguments do not fit, or an interceptor has refused the call."""
 
-    def __init__(self, reason: InvalidArguments) -> None:
+    def __init__(self, reason: RPCError) -> None:
         super().__init__()
         self.reason = reason
 
@@ -47,25 +47,23 @@ class Replies:
     Args:
         protocol, outbox: those of the connection.
         peer: who calls.
-        limits: what this side accepts.
-        send_tracebacks: whether errors carry the handler's traceback.
+        host: the options of this side.
     """
 
-    __slots__ = ("_answers", "_limits", "_outbox", "_protocol", "_send_tracebacks", "peer")
+    __slots__ = ("_answers", "_host", "_limits", "_outbox", "_protocol", "peer")
 
-    def __init__(
-        self, protocol: Protocol, outbox: Outbox, *, peer: Peer, limits: Limits, send_tracebacks: bool
-    ) -> None:
+    def __init__(self, protocol: Protocol, outbox: Outbox, *, peer: Peer, host: Host) -> None:
         self.peer = peer
         self._protocol = protocol
         self._outbox = outbox
-        self._limits = limits
-        self._send_tracebacks = send_tracebacks
+        self._host = host
+        self._limits = host.limits
         self._answers = 0
         """Since the last request: where there was one, more are likely to be ready in the same pass."""
 
     def _reject(self, call_id: int, error: RPCError, *, one_way: bool) -> None:
-        """The handler does not run."""
+        """The handler does not run. It costs the peer next to nothing, so that it may not be too often."""
+        self._protocol.control += 1
         if one_way:
             # With repr: it may quote what the peer sent, which is not to make lines of its own in the log.
             logger.warning("notification from %s dropped: %r", self.peer, str(error)[:MAX_SHOWN])
@@ -119,7 +117,7 @@ class Replies:
 
     def finish_raised(self, call: IncomingCall, exc: BaseException) -> None:
         """The handler has raised. Raises what must not stay with the call."""
-        if isinstance(exc, ArgumentsError):
+        if isinstance(exc, NotRunError):
             self._reject(call.id, exc.reason, one_way=call.one_way)
         elif call.bad_item is not None and _is_nothing_but(exc, call.bad_item):
             # An argument that does not fit, although it was found late.
@@ -144,7 +142,7 @@ class Replies:
         try:
             body = encode_exception(
                 exc,
-                send_traceback=self._send_tracebacks,
+                send_traceback=self._host.send_tracebacks,
                 max_depth=self._protocol.peer.max_depth,
                 after_cancel=call.items is not None and call.cancelled,
             )

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from ._address import address_of, open_tcp_listeners, unix_listener, url_of
 from ._connection import Connection
-from ._limits import Limits
+from ._errors import Unavailable
+from ._host import Host
+from ._listening import Listening
 from ._service import Services, table_of
 from ._transport import transport_of
+from ._watch import Watch
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Coroutine, Sequence
 
     from ._incoming_call import CallInfo
+    from ._interceptors import Interceptor
+    from ._limits import Limits
     from ._peer import Peer
+
+_DRAINING: Final = Unavailable("the server takes no more calls, as it is about to stop")
+
+# Seconds for connections that were cut: what is queued is written for one, and the peer's close awaited for another.
+_HARD_END: Final = 3.0
+# Clients above the limit that are told so at the same time. It takes a second or two each.
+_MAX_TURNED_AWAY: Final = 100
+
+
+def check_grace(grace: float | None) -> None:
+    """Checks what :meth:`Server.drain` takes.
+
+    Raises:
+        ValueError: it is not 0 or more.
+    """
+    if grace is not None and not grace >= 0:  # NaN is not either
+        raise ValueError(f"the grace is a number of seconds, not {grace}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,15 +59,19 @@ class ConnectionInfo:
 
 
 class Server:
-    """The handle of a running server. It is stopped by cancelling the nursery that it was started in."""
+    """The handle of a running server.
 
-    def __init__(self, services: Services, *, limits: Limits | None, send_tracebacks: bool) -> None:
-        self._table = table_of(services)
-        self._limits = limits or Limits()
-        self._send_tracebacks = send_tracebacks
-        self._connections: set[Connection] = set()
-        self._forget = self._connections.discard
+    It is stopped softly with :meth:`drain`, and at once by cancelling the nursery that it was started in.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._watch: Watch[Connection] = Watch(host.limits)
+        self._turned_away = 0
+        self._listening: Listening | None = None
+        self._nursery: trio.Nursery | None = None
         self._urls: list[str] = []
+        self._on_gone: trio.Event | None = None
 
     @property
     def url(self) -> str:
@@ -73,27 +99,97 @@ class Server:
         """The calls that are in flight now, on all connections."""
         return tuple(call for connection in self._connections for call in connection.calls)
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether it accepts no more calls."""
+        return self._host.draining.is_set()
+
+    async def drain(self, grace: float | None = None) -> None:
+        """Stops softly: what it has accepted is finished, and nothing else is begun.
+
+        It stops listening, and tells each client how far it has accepted calls: later ones get ``Unavailable`` and are
+        not executed. ``trpc.current_call().draining`` is set. A connection is closed when its calls have ended, streams
+        included, and their replies are written. What is left after the grace is cut: handlers are cancelled, and
+        their callers get ``ConnectionLost``. Then ``serve_tcp()``, or whichever it was, returns.
+
+        A handler that shields itself from its cancel keeps ``serve_tcp()`` from returning, and not this.
+        Call it from a task of your own: a handler that awaits it waits for itself, until the grace is over.
+        Cancelled: no more calls are accepted, but nothing is cut, and ``serve_tcp()`` does not return by itself.
+        It may be called again, with a shorter grace for instance.
+
+        Args:
+            grace: seconds; None: ``Limits.drain_grace``.
+
+        Raises:
+            ValueError: it is not 0 or more.
+        """
+        check_grace(grace)
+        grace = self._host.limits.drain_grace if grace is None else grace
+        self._host.draining.set()
+        if self._listening is not None:
+            self._listening.stop()
+        for connection in list(self._connections):
+            connection.drain(_DRAINING)
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(grace):
+            await self._wait_until_gone()
+        for connection in list(self._connections):
+            connection.cut(f"the server has stopped, and this call had not ended within {grace} s")
+        with trio.move_on_after(_HARD_END):
+            await self._wait_until_gone()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    @property
+    def _connections(self) -> set[Connection]:
+        return self._watch.connections
+
+    def _on_end(self, _: Connection) -> None:
+        if self._on_gone is not None and not self._connections:
+            self._on_gone.set()
+
+    async def _wait_until_gone(self) -> None:
+        while self._connections:
+            if self._on_gone is None or self._on_gone.is_set():
+                self._on_gone = trio.Event()
+            await self._on_gone.wait()
+
     async def serve_listeners(
         self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]], task_status: trio.TaskStatus[Server]
     ) -> None:
-        """Accepts connections until it is cancelled."""
+        """Accepts connections until it is cancelled or drained."""
         self._urls = [url for listener in listeners if (url := url_of(listener)) is not None]
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self.serve_stream, listeners)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._watch.run)
+            self._listening = Listening(listeners, self.serve_stream, self._nursery)
+            await self._nursery.start(self._listening.run)
             task_status.started(self)
 
     def serve_stream(self, stream: trio.abc.Stream) -> Coroutine[Any, Any, None]:
         """Serves one connection until it ends. A failure in it concerns no other."""
         # The coroutine itself, without one around it that would take memory for each idle connection.
-        connection = Connection(
-            transport_of(stream, address_of(stream)),
-            limits=self._limits,
-            table=self._table,
-            send_tracebacks=self._send_tracebacks,
-            on_end=self._forget,
-        )
+        if len(self._connections) >= self._host.limits.max_connections:
+            return self._turn_away(stream)
+        connection = Connection(transport_of(stream, address_of(stream)), self._host, self._watch, on_end=self._on_end)
         self._connections.add(connection)
+        if self.is_draining:
+            connection.drain(_DRAINING)
         return connection.run()
+
+    async def _turn_away(self, stream: trio.abc.Stream) -> None:
+        """Tells a client that there are too many; if there are too many to be told, not even that."""
+        if self._turned_away >= _MAX_TURNED_AWAY:
+            await trio.aclose_forcefully(stream)
+            return
+        self._turned_away += 1
+        try:
+            connection = Connection(transport_of(stream, address_of(stream)), Host({}, self._host.limits))
+            connection.drain(
+                Unavailable(f"{self._host.limits.max_connections} connections are open, the most that are served")
+            )
+            await connection.run()
+        finally:
+            self._turned_away -= 1
 
 
 async def serve_tcp(
@@ -101,6 +197,7 @@ async def serve_tcp(
     port: int,
     *,
     host: str | None = "127.0.0.1",
+    interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     send_tracebacks: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -113,6 +210,8 @@ async def serve_tcp(
         services: one service object, several in a list, or a mapping of names to objects.
         port: 0 takes any free port; see ``server.url``.
         host: the address to listen on; None: all of this machine's.
+        interceptors: put around the handler of each call, the first one outermost; see :data:`Interceptor`. They are not
+            put around calls back, through ``trpc.current_call().client``.
         limits: what this side accepts.
         send_tracebacks: let errors carry the handler's traceback; it shows the server's code to callers.
         task_status: gets the :class:`Server` once it listens.
@@ -121,7 +220,7 @@ async def serve_tcp(
         TypeError, ValueError: a service cannot be served, or the port is out of range.
         OSError: the port is in use or needs privileges; the message says what to do.
     """
-    server = Server(services, limits=limits, send_tracebacks=send_tracebacks)
+    server = Server(Host(table_of(services), limits, send_tracebacks=send_tracebacks, interceptors=interceptors))
     await server.serve_listeners(await open_tcp_listeners(port, host), task_status)
 
 
@@ -129,6 +228,7 @@ async def serve_unix(
     services: Services,
     path: str | os.PathLike[str],
     *,
+    interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     send_tracebacks: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -138,7 +238,7 @@ async def serve_unix(
     As :func:`serve_tcp`, but for ``path``, where there may be no file yet, or a socket that a killed
     process has left.
     """
-    server = Server(services, limits=limits, send_tracebacks=send_tracebacks)
+    server = Server(Host(table_of(services), limits, send_tracebacks=send_tracebacks, interceptors=interceptors))
     async with unix_listener(path) as listener:
         await server.serve_listeners([listener], task_status)
 
@@ -147,12 +247,13 @@ async def serve_listeners(
     services: Services,
     listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
     *,
+    interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     send_tracebacks: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As :func:`serve_tcp`, on listeners that are open already, and that it closes at the end."""
-    server = Server(services, limits=limits, send_tracebacks=send_tracebacks)
+    server = Server(Host(table_of(services), limits, send_tracebacks=send_tracebacks, interceptors=interceptors))
     await server.serve_listeners(listeners, task_status)
 
 
@@ -160,11 +261,12 @@ async def serve_stream(
     services: Services,
     stream: trio.abc.Stream,
     *,
+    interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     send_tracebacks: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves one stream that is open already, until it ends; closes it. Otherwise as :func:`serve_tcp`."""
-    server = Server(services, limits=limits, send_tracebacks=send_tracebacks)
+    server = Server(Host(table_of(services), limits, send_tracebacks=send_tracebacks, interceptors=interceptors))
     task_status.started(server)
     await server.serve_stream(stream)

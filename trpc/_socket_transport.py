@@ -12,11 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
-
-from ._outgoing import without_first
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 # whole, and not put together from two.
 _RECEIVE_SIZE: Final = 64 * 1024
 _RECEIVE_MORE: Final = 256 * 1024
+_INT: Final = struct.Struct("i")
+
 # What one system call takes; all systems take so many.
 _MAX_CHUNKS: Final = 1024
 
@@ -92,9 +93,24 @@ class SocketTransport:
         except OSError as exc:
             raise self._error(exc) from exc
 
-    async def send(self, chunks: Sequence[bytes | memoryview]) -> None:
-        while chunks := without_first(chunks, self.send_nowait(chunks)):
+    async def send(self, chunks: Sequence[bytes | memoryview]) -> int:
+        while True:
+            if self._fd < 0:
+                await _closed()
             await trio.lowlevel.wait_writable(self._fd)
+            if taken := self.send_nowait(chunks):
+                return taken
+
+    def unsent(self) -> int:
+        import fcntl  # noqa: PLC0415 - not on every system that imports this module
+        import termios  # noqa: PLC0415 - the same
+
+        # A slow network may take bytes, and not enough of them for the socket to be called writable.
+        try:
+            (size,) = _INT.unpack(fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(_INT.size)))
+        except OSError:  # not on this system, or closed
+            return 0
+        return int(size)
 
     async def send_eof(self) -> bool:
         await trio.lowlevel.checkpoint()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import trio
 
@@ -18,16 +18,48 @@ from ._messages import Kind
 from ._outgoing_call import OutgoingCall
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping, Sequence
     from types import TracebackType
 
     from ._caller import Caller
     from ._signature import Signature
 
 
+class Calling(Protocol):
+    """What a client and its proxies call with: a caller, or what stands in for one that has interceptors."""
+
+    @property
+    def plain(self) -> Caller:
+        """The caller, without interceptors."""
+        ...
+
+    @property
+    def late_replies(self) -> int:
+        """See :class:`Caller`."""
+        ...
+
+    def call(
+        self,
+        method: str,
+        args: Sequence[object],
+        kwargs: Mapping[str, object] | None,
+        signature: Signature | None = None,
+    ) -> Awaitable[Any]:
+        """See :class:`Caller`."""
+        ...
+
+    def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> Awaitable[None]:
+        """See :class:`Caller`."""
+        ...
+
+    def ping(self) -> Awaitable[float]:
+        """See :class:`Caller`."""
+        ...
+
+
 @trio.lowlevel.enable_ki_protection
 async def call_with_streams(
-    caller: Caller,
+    caller: Calling,
     method: str,
     args: Sequence[object],
     kwargs: Mapping[str, object],
@@ -41,15 +73,19 @@ async def call_with_streams(
     if signature is None and not any(hasattr(value, "__aiter__") for value in (*args, *kwargs.values())):
         # By name, as most calls are that go through here.
         return await caller.call(method, args, kwargs)
+    plain = caller.plain
+    if plain is not caller:
+        # Its interceptors are to see the streams, and it comes back here.
+        return await caller.call(method, args, kwargs, signature)
     arguments = ArgumentStreams(method, args, kwargs, signature)
     if not arguments.places:
-        return await caller.call(method, args, kwargs, signature)
+        return await plain.call(method, args, kwargs, signature)
     call = OutgoingCall(method, signature)
     call.places = arguments.places
     async with arguments.nursery() as nursery:
-        await caller.start(call, arguments.args, arguments.kwargs)
-        arguments.send(call, nursery, caller.protocol, caller.outbox)
-        return await caller.wait(call)
+        await plain.start(call, arguments.args, arguments.kwargs)
+        arguments.send(call, nursery, plain.protocol, plain.outbox)
+        return await plain.wait(call)
 
 
 class StreamCall:
@@ -62,16 +98,15 @@ class StreamCall:
     A deadline in effect when it is entered is that of the whole stream. Cancelled: as when it is left early.
 
     Args:
-        caller: makes the call.
+        caller: makes the call; past its interceptors, which a block of the user's does not fit into.
         method: its name on the wire.
         args, kwargs: its arguments.
         signature: what it takes and gives, if that is known here.
-        credit: bytes that the producer may be ahead.
     """
 
     def __init__(
         self,
-        caller: Caller,
+        caller: Calling,
         method: str,
         args: Sequence[object],
         kwargs: Mapping[str, object],
@@ -102,7 +137,7 @@ class StreamCall:
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncGenerator[IncomingStream, None]:
         await trio.lowlevel.checkpoint()
-        caller = self._caller
+        caller = self._caller.plain
         arguments = ArgumentStreams(self._method, self._args, self._kwargs, self._signature)
         call = OutgoingCall(self._method, self._signature)
         call.places = arguments.places
@@ -131,7 +166,7 @@ class StreamCall:
         """Raises what the producer has raised when it was cancelled."""
         reply = call.result
         if isinstance(reply, Frame) and reply.kind == Kind.ERROR:
-            body, max_depth = bytes(reply.body), self._caller.max_depth
+            body, max_depth = bytes(reply.body), self._caller.plain.max_depth
             if is_after_cancel(body, max_depth=max_depth):
                 raise decode_error(body, max_depth=max_depth)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
 _RECEIVE_SIZE: Final = 64 * 1024
+# What is written at a time: whether a write makes progress is seen between two of these.
+_SEND_SIZE: Final = 64 * 1024
 
 
 class Transport(Protocol):
@@ -56,12 +58,16 @@ class Transport(Protocol):
         """
         ...
 
-    async def send(self, chunks: Sequence[bytes | memoryview]) -> None:
-        """Writes all of ``chunks``. Cancelling it leaves the stream unusable: it must then be closed.
+    async def send(self, chunks: Sequence[bytes | memoryview]) -> int:
+        """Waits until some bytes can be written, and says how many were. Cancelled: the stream must then be closed.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: the stream is broken or closed.
         """
+        ...
+
+    def unsent(self) -> int:
+        """How many bytes that were written are known to be here still; 0 where it cannot tell."""
         ...
 
     async def send_eof(self) -> bool:
@@ -106,8 +112,19 @@ class StreamTransport:
     def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:  # noqa: ARG002 - a stream has only send_all()
         return 0
 
-    async def send(self, chunks: Sequence[bytes | memoryview]) -> None:
-        await self._stream.send_all(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+    async def send(self, chunks: Sequence[bytes | memoryview]) -> int:
+        first = chunks[0]
+        if len(first) > _SEND_SIZE:
+            data: bytes | memoryview = memoryview(first)[:_SEND_SIZE]
+        elif len(chunks) == 1:
+            data = first
+        else:
+            data = _first_of(chunks)
+        await self._stream.send_all(data)
+        return len(data)
+
+    def unsent(self) -> int:
+        return 0
 
     async def send_eof(self) -> bool:
         if not isinstance(self._stream, trio.abc.HalfCloseableStream):
@@ -118,6 +135,17 @@ class StreamTransport:
 
     async def close(self) -> None:
         await trio.aclose_forcefully(self._stream)
+
+
+def _first_of(chunks: Sequence[bytes | memoryview]) -> bytes:
+    """So many of them as are written at a time, in one piece."""
+    size = number = 0
+    for chunk in chunks:
+        if size + len(chunk) > _SEND_SIZE:
+            break
+        size += len(chunk)
+        number += 1
+    return b"".join(chunks[:number])
 
 
 def transport_of(stream: trio.abc.Stream, address: str) -> Transport:

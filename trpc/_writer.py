@@ -51,6 +51,7 @@ class Writer:
             so that what is small does not have to wait for it.
         unsent_answers: those of them that answer what the peer has sent.
         unsent_items: bytes of items of streams, which do not count among the others: nothing waits behind them.
+        written: bytes that the transport has taken from writers that waited for it.
         held: set it to keep what is put in until ``flush``, before anything is waited for.
     """
 
@@ -72,9 +73,11 @@ class Writer:
         "_writer_left",
         "_writing",
         "held",
+        "on_empty",
         "unsent",
         "unsent_answers",
         "unsent_items",
+        "written",
     )
 
     def __init__(
@@ -85,7 +88,10 @@ class Writer:
         workers: Workers,
         on_error: Callable[[Exception], None],
     ) -> None:
+        self.on_empty: Callable[[], None] | None = None
+        """Told when a writer has written all."""
         self.unsent: int = 0
+        self.written = 0
         self.unsent_answers: int = 0
         self.unsent_items: int = 0
         self._item_waiters: dict[Callable[[], None], None] | None = None
@@ -128,6 +134,16 @@ class Writer:
         """It is not to be called."""
         if self._item_waiters:
             self._item_waiters.pop(function, None)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the transport is waited for, to take more."""
+        return self._scope is not None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all is written."""
+        return not (self._writing or self._rest or self._queue)
 
     @property
     def is_closed(self) -> bool:
@@ -263,12 +279,9 @@ class Writer:
                     if batch.size:
                         self._rest = without_first(self._rest, self._transport.send_nowait(self._rest))
                         written += batch.size
-                if self._rest:
-                    with trio.CancelScope(shield=True, deadline=self._deadline) as self._scope:
-                        await self._transport.send(self._rest)
-                    if self._scope.cancelled_caught:
-                        self._give_up()
-                        break
+                if self._rest and not await self._write_rest():
+                    self._give_up()
+                    break
                 self._rest = ()
                 self._settle_batch(self._batch)
                 self._batch = _NOTHING
@@ -283,6 +296,19 @@ class Writer:
             self._scope = None
             if self._writer_left is not None:
                 self._writer_left.set()
+            if self.on_empty is not None:
+                self.on_empty()
+
+    async def _write_rest(self) -> bool:
+        """Waits until the transport has taken it; False: the time for that is over."""
+        with trio.CancelScope(shield=True, deadline=self._deadline) as self._scope:
+            while self._rest:
+                taken = await self._transport.send(self._rest)
+                self._rest = without_first(self._rest, taken)
+                self.written += taken
+        is_over = self._scope.cancelled_caught
+        self._scope = None
+        return not is_over
 
     def _take(self, batch: Batch) -> None:
         """Takes what is in the batch out of the queue."""

@@ -139,16 +139,16 @@ soup = st.lists(
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=1000)
-@given(frames=soup, max_incomplete=st.integers(1, 100), max_calls=st.integers(1, 4))
-def test_any_frames_are_messages_or_one_error(frames, max_incomplete, max_calls):
-    protocol = opened(max_incomplete=max_incomplete, max_calls=max_calls)
+@given(frames=soup, max_bytes_in_flight=st.integers(1, 100), max_calls=st.integers(1, 4))
+def test_any_frames_are_messages_or_one_error(frames, max_bytes_in_flight, max_calls):
+    protocol = opened(max_bytes_in_flight=max_bytes_in_flight, max_calls=max_calls)
     for number, data in enumerate(frames):
         try:
             messages = protocol.receive(data)
         except ProtocolError as exc:
             assert str(exc)
             # The same as what comes of all of them at once.
-            again = opened(max_incomplete=max_incomplete, max_calls=max_calls)
+            again = opened(max_bytes_in_flight=max_bytes_in_flight, max_calls=max_calls)
             _, error = frames_of(again, [b"".join(frames[: number + 1])])
             assert str(error) == str(exc)
             return
@@ -161,7 +161,7 @@ def test_any_frames_are_messages_or_one_error(frames, max_incomplete, max_calls)
         # What is kept of requests is within the bounds.
         incomplete = protocol._fragments._messages.items() if protocol._fragments else []
         sizes = [message.size for key, message in incomplete if key[0] in {Kind.REQUEST, Kind.NOTIFY}]
-        assert sum(sizes) <= max(max_incomplete, LIMITS.max_message_size + 1024 * max_calls)
+        assert sum(sizes) <= max(max_bytes_in_flight, LIMITS.max_message_size + 1024 * max_calls)
         assert len(sizes) <= max_calls
 
 

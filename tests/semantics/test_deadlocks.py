@@ -316,7 +316,7 @@ def limits(rng, *, many_calls):
         max_calls=1000 if many_calls else rng.choice([2, 3, 5, 10]),
         max_message_size=rng.choice([1000, 20_000, 2**24]),
         max_streams=rng.choice([2, 256, 256]),
-        max_incomplete=rng.choice([5000, 2**24]),
+        max_bytes_in_flight=rng.choice([5000, 2**24]),
     )
 
 

@@ -385,7 +385,7 @@ async def serving() -> None:
         assert_type(server.url, str)
         async with trpc.connect(server.url, limits=trpc.Limits(max_calls=5), cancel_grace=0) as client:
             await right(client)
-        limits = trpc.Limits(stream_credit=1000, max_streams=5, max_incomplete=1000)
+        limits = trpc.Limits(stream_credit=1000, max_streams=5, max_bytes_in_flight=1000)
         async with trpc.connect(server.url, service=Progress(), limits=limits) as client:
             assert_type(client, trpc.Client)
         async with (

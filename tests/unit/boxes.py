@@ -44,6 +44,9 @@ class FakeTransport:
             self.sent.append(data[:taken])
         return taken
 
+    def unsent(self):
+        return 0
+
     async def send(self, chunks):
         self.writing = data = self._join(chunks)
         try:
@@ -59,6 +62,7 @@ class FakeTransport:
         if self._outcome is not None:
             raise self._outcome
         self.sent.append(data)
+        return len(data)
 
     def _join(self, chunks):
         assert self.writing is None, "two writes at once"

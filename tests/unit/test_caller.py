@@ -9,6 +9,7 @@ import trpc
 from trpc import _codec
 from trpc._connection import Connection
 from trpc._frames import PREAMBLE, encode_frame
+from trpc._host import Host
 from trpc._messages import Hello, Kind, encode_credit
 from trpc._stream_call import call_with_streams
 
@@ -18,7 +19,7 @@ STREAMS = {"features": ("fragments", "streams"), "stream_credit": 10_000}
 @pytest.mark.parametrize("how", ["call", "notify", "ping"])
 async def test_a_write_that_fails_at_once(nursery, how):
     transport = Scripted()
-    connection = Connection(transport, limits=trpc.Limits(), table={})
+    connection = Connection(transport, Host({}))
     caller = connection.caller
     nursery.start_soon(connection.run)
     await settle()
@@ -239,7 +240,7 @@ async def test_a_call_of_a_producer_ends_with_the_call_that_it_is_an_argument_of
 async def test_a_call_of_a_producer_that_has_not_left_ends_with_the_call_that_it_is_an_argument_of(nursery):
     """That one is ended first, and takes the other one back."""
     transport = Scripted()
-    connection = Connection(transport, limits=trpc.Limits(), table={})
+    connection = Connection(transport, Host({}))
     caller = connection.caller
     nursery.start_soon(connection.run)
     hello = Hello(1 << 20, 10, 64, ("streams",), 10_000)

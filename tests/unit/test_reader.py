@@ -9,6 +9,7 @@ import trpc
 from trpc import Limits, _codec
 from trpc._connection import Connection
 from trpc._frames import PREAMBLE, FrameReader, encode_frame
+from trpc._host import Host
 from trpc._messages import Hello, Kind, encode_request
 from trpc._service import table_of
 
@@ -39,7 +40,7 @@ class Run:
     def __init__(self, nursery, *, serves=True, **limits):
         self.transport = Scripted()
         table = table_of(Service()) if serves else {}
-        self.connection = Connection(self.transport, limits=Limits(**limits), table=table)
+        self.connection = Connection(self.transport, Host(table, Limits(**limits)))
         self.outcomes: list[object] = []
         self.nursery = nursery
         self.caller = None if serves else self.connection.caller
@@ -319,6 +320,7 @@ async def test_a_peer_that_floods_is_not_read_although_this_side_waits_for_it(nu
     async def send(chunks):
         await blocked.wait()
         run.transport.sent += b"".join(chunks)
+        return sum(map(len, chunks))
 
     run.transport.send = send
     reads = []

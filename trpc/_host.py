@@ -1,0 +1,61 @@
+"""What all connections of one server share; the one connection of a client has its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._interceptors import checked
+from ._limits import Limits
+from ._share import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ._interceptors import Interceptor
+    from ._service import BoundMethod
+
+
+class Host:
+    """One side's options, and what its connections count together.
+
+    Args:
+        table: methods that peers may call.
+        limits: what this side accepts; None: the defaults.
+        send_tracebacks: whether errors carry the handler's traceback.
+        interceptors: put around the handlers of the peers' calls.
+        outgoing_interceptors: put around this side's calls.
+
+    Attributes:
+        table, limits, send_tracebacks, interceptors, outgoing_interceptors: as above.
+        pool: bytes in flight of all connections.
+        draining: set when no more calls are accepted.
+    """
+
+    __slots__ = (
+        "draining",
+        "interceptors",
+        "limits",
+        "outgoing_interceptors",
+        "pool",
+        "send_tracebacks",
+        "table",
+    )
+
+    def __init__(
+        self,
+        table: Mapping[str, BoundMethod],
+        limits: Limits | None = None,
+        *,
+        send_tracebacks: bool = False,
+        interceptors: Iterable[Interceptor] = (),
+        outgoing_interceptors: Iterable[Interceptor] = (),
+    ) -> None:
+        self.table = table
+        self.limits = limits or Limits()
+        self.send_tracebacks = send_tracebacks
+        self.interceptors = checked(interceptors)
+        self.outgoing_interceptors = checked(outgoing_interceptors)
+        self.pool = Pool(self.limits.max_server_bytes_in_flight)
+        self.draining = trio.Event()

@@ -1,0 +1,63 @@
+"""The warning about a server that anybody can call, and anybody on the way can read."""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# Where a server is started from is not in these.
+_NOT_USERS: Final = frozenset({"trpc", "trio", "outcome"})
+
+
+class InsecureWarning(UserWarning):
+    """A server listens where other machines can reach it, with neither TLS nor authentication.
+
+    Whoever reaches it can call its methods, and whoever is on the way can read and change what is called.
+    """
+
+
+def warn_if_insecure(listeners: Iterable[trio.abc.Listener[trio.abc.Stream]]) -> None:
+    """Warns once, if any of these is a TCP socket that other machines can reach.
+
+    Raises:
+        InsecureWarning: warnings are errors in this process.
+    """
+    addresses = [address for listener in listeners if (address := _public_address(listener)) is not None]
+    if addresses:
+        warnings.warn(
+            f"the server listens on {', '.join(addresses)}, without TLS and authentication: whoever can reach it, can call"
+            " it. Give it an ssl_context= or authenticate=, or, if the network keeps others away, allow_insecure=True",
+            InsecureWarning,
+            stacklevel=_level(),
+        )
+
+
+def _public_address(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
+    if not isinstance(listener, trio.SocketListener):
+        return None
+    name: Any = listener.socket.getsockname()
+    if not isinstance(name, tuple):  # of a Unix socket
+        return None
+    host: str = name[0]
+    address = ipaddress.ip_address(host.partition("%")[0])
+    # A socket of both families that is bound to an IPv4 address has it inside of an IPv6 one.
+    mapped = getattr(address, "ipv4_mapped", None)
+    return None if (mapped or address).is_loopback else host
+
+
+def _level() -> int:
+    """How many frames above the one that warns, which calls this, the first of the user's is.
+
+    If the server is started in a nursery, that is where Trio was.
+    """
+    level, frame = 1, sys._getframe(1)  # no other way in 3.11
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_USERS:
+        level, frame = level + 1, frame.f_back
+    return level

@@ -1,0 +1,71 @@
+"""Accepting connections, and ceasing to."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+
+class Listening:
+    """The listeners of a server.
+
+    Args:
+        listeners: closed at the end.
+        serve: serves one connection.
+        nursery: where that runs.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+        serve: Callable[[trio.abc.Stream], Awaitable[None]],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._listeners = listeners
+        self._serve = serve
+        self._nursery = nursery
+        self._scope = trio.CancelScope()
+        self._backlogs: list[socket.socket] = []
+
+    async def run(self, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accepts connections until it is stopped or cancelled. Survives a full table of descriptors.
+
+        The kernel has connections that nobody has accepted yet, and their clients may have sent a call. When this is
+        stopped, they are accepted as well, so that they are told.
+        """
+        try:
+            with self._scope:
+                await trio.serve_listeners(
+                    self._serve, list(self._listeners), handler_nursery=self._nursery, task_status=task_status
+                )
+            for backlog in self._backlogs:
+                self._accept_all(backlog)
+        finally:
+            for backlog in self._backlogs:
+                backlog.close()
+
+    def stop(self) -> None:
+        """Listens no more."""
+        if self._scope.cancel_called:
+            return
+        for listener in self._listeners:
+            if isinstance(listener, trio.SocketListener) and os.name == "posix":
+                # The listener is closed by its cancel; this keeps the socket listening for that moment.
+                self._backlogs.append(socket.socket(fileno=os.dup(listener.socket.fileno())))
+        self._scope.cancel()
+
+    def _accept_all(self, backlog: socket.socket) -> None:
+        while True:
+            try:
+                accepted, _ = backlog.accept()
+            except OSError:  # there are no more, or they cannot be accepted
+                return
+            accepted.setblocking(False)
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+            self._nursery.start_soon(self._serve, stream)
