@@ -7,24 +7,51 @@ import errno
 import os
 import socket
 import stat
+import struct
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import trio
 
 from ._errors import UnavailableOSError, UnavailableRefusedError
+from ._peer import UnixPeer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
-_SCHEMES: Final = "tcp://host:port or unix:///path/to/socket"
+_SCHEMES: Final = "tcp://host:port, tls://host:port or unix:///path/to/socket"
+
+# struct ucred: pid, uid, gid.
+_UCRED: Final = struct.Struct("3i")
 
 # Connections that wait to be accepted; the kernel lowers it to what it allows.
 _BACKLOG: Final = 1024
 
 
+def tls_host_of(url: str, *, has_context: bool) -> str | None:
+    """The host whose certificate is to be checked; None: without TLS. An URL that is wrong has none.
+
+    Args:
+        url: as users have written it.
+        has_context: whether they have given an ``ssl_context`` with it.
+
+    Raises:
+        ValueError: they have, although it is not for TLS.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    if parts.scheme == "tls":
+        return parts.hostname
+    if has_context:
+        hint = f"tls://{parts.netloc}" if parts.scheme == "tcp" else "a URL of the form tls://host:port"
+        raise ValueError(f"{url!r} is without TLS, and has no use for an ssl_context: connect to {hint}")
+    return None
+
+
 async def open_stream(url: str) -> trio.SocketStream:
-    """Connects to ``url``.
+    """Connects to ``url``; if that is for TLS, the handshake is still to be made.
 
     Raises:
         ValueError: the URL is not one of trpc's; the message says what is wrong with it.
@@ -35,7 +62,7 @@ async def open_stream(url: str) -> trio.SocketStream:
     except ValueError as exc:
         raise ValueError(f"{url!r} is not a URL: {exc}") from None
     try:
-        if parts.scheme == "tcp":
+        if parts.scheme in {"tcp", "tls"}:
             return await trio.open_tcp_stream(*_host_and_port(url, parts))
         if parts.scheme == "unix":
             return await trio.open_unix_socket(_path(url, parts))
@@ -54,7 +81,7 @@ def _host_and_port(url: str, parts: SplitResult) -> tuple[str, int]:
     # A part that means nothing here is a mistake, and not passed over.
     rest = parts.username or parts.password or parts.path.removeprefix("/") or parts.query or parts.fragment
     if not parts.hostname or not port or port < 0 or rest:
-        raise ValueError(f"{url!r} is not of the form tcp://host:port, with a port from 1 to 65535")
+        raise ValueError(f"{url!r} is not of the form {parts.scheme}://host:port, with a port from 1 to 65535")
     return parts.hostname, port
 
 
@@ -110,14 +137,28 @@ async def open_tcp_listeners(port: int, host: str | None) -> Sequence[trio.Socke
 
 
 @contextlib.asynccontextmanager
-async def unix_listener(path: str | os.PathLike[str]) -> AsyncGenerator[trio.SocketListener, None]:
+async def unix_listener(
+    path: str | os.PathLike[str], mode: int = 0o600
+) -> AsyncGenerator[tuple[trio.SocketListener, Callable[[], None]], None]:
     """Listens on a Unix socket that only this user can connect to; removes it at the end.
 
     A socket that nobody listens on any more, left by a process that was killed, is replaced.
 
+    Args:
+        path: where.
+        mode: permissions; to connect takes that of writing.
+
+    Yields:
+        The listener, and a function that removes the socket before the end: another process may then listen there.
+
     Raises:
+        TypeError, ValueError: these are no permissions.
         OSError: another process listens there, there is another file of that name, or it cannot be made.
     """
+    if type(mode) is not int:
+        raise TypeError(f"a mode is an integer, as 0o660, not {mode!r}")
+    if not 0 <= mode <= 0o777:
+        raise ValueError(f"mode {mode:#o} is not from 0 to 0o777")
     name = os.fspath(path)
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         if await _is_stale(name):
@@ -127,14 +168,28 @@ async def unix_listener(path: str | os.PathLike[str]) -> AsyncGenerator[trio.Soc
         except OSError as exc:
             hint = "another process listens there, or it is another file" if exc.errno == errno.EADDRINUSE else str(exc)
             raise OSError(exc.errno, f"cannot listen on the Unix socket {name!r}: {hint}") from exc
+        made: tuple[int, ...] | None = None
+
+        def remove() -> None:
+            # Not one that somebody else has made there since, who may have got the number of the file that is gone.
+            with contextlib.suppress(FileNotFoundError):
+                if made is None or _identity(name) == made:
+                    os.unlink(name)
+
         try:
             # Between bind and listen nobody can connect, so there is no moment with other permissions.
-            os.chmod(name, 0o600)
+            os.chmod(name, mode)
+            made = _identity(name)
             sock.listen(_BACKLOG)
-            yield trio.SocketListener(sock)
+            yield trio.SocketListener(sock), remove
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+            remove()
+
+
+def _identity(name: str) -> tuple[int, ...]:
+    """What no two files have in common that were ever at a path."""
+    found = os.lstat(name)
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 async def _is_stale(name: str) -> bool:
@@ -151,13 +206,13 @@ async def _is_stale(name: str) -> bool:
     return False
 
 
-def url_of(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
-    """Where a listener can be reached; None if it is not a socket."""
+def url_of(listener: trio.abc.Listener[trio.abc.Stream], *, tls: bool = False) -> str | None:
+    """Where a listener can be reached, with TLS or without; None if it is not a socket."""
     if not isinstance(listener, trio.SocketListener):
         return None
     name = listener.socket.getsockname()
     if not isinstance(name, str | bytes):
-        return f"tcp://{_host_and_port_of(name)}"
+        return f"{'tls' if tls else 'tcp'}://{_host_and_port_of(name)}"
     path = os.path.abspath(os.fsdecode(name))
     # Only what would end the path or be taken for an escape: people read it.
     return "unix://" + path.replace("%", "%25").replace("#", "%23").replace("?", "%3F")
@@ -175,6 +230,17 @@ def address_of(stream: trio.abc.Stream) -> str:
     if isinstance(name, str | bytes):
         return f"unix:{os.fsdecode(name)}"
     return _host_and_port_of(name)
+
+
+def unix_peer_of(stream: trio.abc.Stream) -> UnixPeer | None:
+    """The process at the other end of a Unix socket, where the kernel tells."""
+    if not isinstance(stream, trio.SocketStream) or stream.socket.family != socket.AF_UNIX:
+        return None
+    try:
+        data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    except (AttributeError, OSError):  # another system, or the peer has gone already
+        return None
+    return UnixPeer(*_UCRED.unpack(data))
 
 
 def _host_and_port_of(name: tuple[Any, ...]) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ._exceptions import public_name
+
 if TYPE_CHECKING:
     from ._interceptors import Call, Proceed
 
@@ -31,7 +33,7 @@ async def log_calls(call: Call, proceed: Proceed) -> Any:
             level, outcome = logging.WARNING, "the deadline has passed"
         raise
     except BaseException as exc:
-        level, outcome = logging.WARNING, type(exc).__name__
+        level, outcome = logging.WARNING, public_name(type(exc))
         raise
     finally:
         way = "from" if call.is_incoming else "to"

@@ -32,15 +32,17 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from ._authentication import identity_of
 from ._caller import Caller
 from ._client import Client
 from ._context import is_handling_for
+from ._credentials import Credentials
 from ._dispatcher import Dispatcher
-from ._errors import ClientClosed, ConnectionEnded, ConnectionLost, ProtocolError, RPCError
+from ._errors import ClientClosed, ConnectionEnded, ConnectionLost, ProtocolError, RPCError, Unauthenticated
 from ._exceptions import encode_status
 from ._outbox import Outbox
 from ._outgoing_interceptors import InterceptedCaller
-from ._peer import Peer
+from ._peer import Peer, set_identity
 from ._protocol import Protocol
 from ._reader import BROKEN, Reader
 from ._share import Share
@@ -70,6 +72,7 @@ class Connection(Reader):
         transport: the bytes; closed by :meth:`run`.
         host: the options of this side, and the methods that the peer may call.
         watch: looks at it while it runs; it is run here if nobody does.
+        peer: who is at the other end, if more is known than the address.
         cancel_grace: seconds that our cancelled calls wait for their acknowledgement.
         on_end: called when :meth:`run` ends.
 
@@ -99,17 +102,18 @@ class Connection(Reader):
         host: Host,
         watch: Watch[Connection] | None = None,
         *,
+        peer: Peer | None = None,
         cancel_grace: float = 1.0,
         on_end: Callable[[Connection], None] | None = None,
     ) -> None:
-        self.peer = Peer(transport.address)
+        self.peer = peer or Peer(transport.address)
         self.opened = trio.current_time()
         limits = host.limits
         protocol, workers = Protocol(limits, Share(limits, host.pool)), Workers()
         outbox = Outbox(transport, max_unsent=limits.max_unsent, workers=workers, on_error=self._lose)
         super().__init__(transport, protocol, outbox, workers, limits)
         # Here and not in run(): users may call, and ping, as soon as there is a client.
-        outbox.put(protocol.opening(), control=True)
+        outbox.put(protocol.opening(host.token), control=True)
         self._closed_here = False
         self._host = host
         self._watch = watch
@@ -179,6 +183,7 @@ class Connection(Reader):
                     self._outbox.flush()
                     self._begin_watch(nursery)
                     await self._greet()
+                    await self._admit()
                     await self._workers.work(self._read)
                     await trio.sleep_forever()
                 finally:
@@ -192,6 +197,22 @@ class Connection(Reader):
                 self._watch.connections.discard(self)
             if self._on_end is not None:
                 self._on_end(self)
+
+    async def _admit(self) -> None:
+        """Finds out who the peer is. What it has sent behind its hello waits meanwhile, and is for nobody if it is refused."""
+        peer, authenticate = self.peer, self._host.authenticate
+        token = self._protocol.take_token()
+        if authenticate is None or self._lost:
+            return
+        credentials = Credentials(token, peer.certificate, peer.unix, peer.address)
+        try:
+            set_identity(peer, await identity_of(credentials, authenticate, within=self._limits.hello_timeout))
+        except Unauthenticated as exc:
+            # Nothing of what was said, which may have secrets in it.
+            logger.warning("%s is refused: it is not authenticated", peer)
+            self._outbox.put(self._protocol.goaway(encode_status(exc), 0), control=True)
+            self._closed_here = True
+            self._lose(ConnectionEnded("it is not authenticated"))
 
     def _begin_watch(self, nursery: trio.Nursery) -> None:
         if self._watch is not None:
@@ -220,17 +241,16 @@ class Connection(Reader):
         if self._lost or self._refusal is not None:
             return
         self._refusal = reason
+        self._drains = True
+        self._dispatcher.call_when_idle(self._on_progress)
+        self._outbox.on_empty = self._on_progress
+        # Ahead of replies that wait to be written: it says which calls get one.
+        self._outbox.put(self._protocol.last_goaway(encode_status(reason)), control=True)
         if self._workers.nursery is not None:
             self._workers.nursery.start_soon(self._drain)
 
     @trio.lowlevel.enable_ki_protection
     async def _drain(self) -> None:
-        assert self._refusal is not None
-        self._drains = True
-        self._dispatcher.drain(self._on_progress)
-        self._outbox.on_empty = self._on_progress
-        # Ahead of replies that wait to be written: it says which calls get one.
-        self._outbox.put(self._protocol.goaway(encode_status(self._refusal)), control=True)
         while self.is_busy:
             self._progress = trio.Event()
             await self._progress.wait()

@@ -81,8 +81,6 @@ class Dispatcher(Replies):
         "_connection",
         "_context",
         "_deferred",
-        "_last_accepted",
-        "_max_calls",
         "_on_idle",
         "_patience",
         "_share",
@@ -107,12 +105,8 @@ class Dispatcher(Replies):
         super().__init__(protocol, outbox, peer=peer, host=host)
         self.now = 0.0
         self.interceptors = host.interceptors
-        self._table = host.table
+        self._table = host.methods_for(peer)
         self._share = protocol.share
-        self._max_calls = host.limits.max_calls
-        """Those that are admitted without a further look."""
-        self._last_accepted: int | None = None
-        """The last call that is accepted, once no more are."""
         self._on_idle: Callable[[], None] | None = None
         self._workers = workers
         self._patience = patience
@@ -166,8 +160,8 @@ class Dispatcher(Replies):
         self.now = now = self._clock.current_time()
         try:
             limits = self._limits
-            if len(calls) >= self._max_calls and not self._accepts(call_id):
-                return None
+            if len(calls) >= limits.max_calls:
+                raise Overloaded(f"{limits.max_calls} calls of this connection are in flight, the most allowed")
             size = len(frame.body)
             if frame.flags or (size + self._share.taken > FREE and not self._share.has_room(size)):
                 raise Overloaded(self._no_room())
@@ -197,19 +191,6 @@ class Dispatcher(Replies):
         self._workers.run(call.run)
         return None
 
-    def _accepts(self, call_id: int) -> bool:
-        """Whether a call may be admitted after all; False: it is dropped, as the peer knows.
-
-        Raises:
-            Overloaded: there are too many.
-        """
-        if self._last_accepted is not None and call_id > self._last_accepted:
-            self._protocol.drop_request(call_id)
-            return False
-        if len(self._calls) >= self._limits.max_calls:
-            raise Overloaded(f"{self._limits.max_calls} calls of this connection are in flight, the most allowed")
-        return True
-
     def _no_room(self) -> str:
         limits = self._limits
         return (
@@ -223,11 +204,9 @@ class Dispatcher(Replies):
             call.is_held = True
             self._share.add(call.size)
 
-    def drain(self, on_idle: Callable[[], None]) -> None:
-        """Accepts no more calls than those that have arrived. Tells each time that none is in flight any more."""
-        self._last_accepted = self._protocol.last_request
-        self._max_calls = 0
-        self._on_idle = on_idle
+    def call_when_idle(self, function: Callable[[], None]) -> None:
+        """Calls it each time that a call has ended and none is in flight any more."""
+        self._on_idle = function
 
     def on_cancel(self, call_id: int) -> None:
         """The caller does not want the call any more. Twice is as once."""

@@ -159,7 +159,7 @@ def _count(left: Iterator[int]) -> None:
 
 def _describe(exc: Exception, left: Iterator[int], *, send_traceback: bool) -> dict[str, Any]:
     _count(left)
-    error: dict[str, Any] = {"type": _public_name(type(exc)), "message": str(exc)}
+    error: dict[str, Any] = {"type": public_name(type(exc)), "message": str(exc)}
     if send_traceback:
         error["traceback"] = "".join(traceback.format_exception(exc))
     if isinstance(exc, ExceptionGroup):
@@ -189,7 +189,7 @@ def _describe(exc: Exception, left: Iterator[int], *, send_traceback: bool) -> d
     return error
 
 
-def _public_name(cls: type[BaseException]) -> str:
+def public_name(cls: type[BaseException]) -> str:
     """The class's name; of those of trpc that users do not see, the name of what they see instead."""
     return next(base.__name__ for base in cls.__mro__ if base.__module__ != ClientClosed.__module__)
 

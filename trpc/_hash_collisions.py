@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 # So many with one hash always pass; a container that is no larger is not looked at.
 MAX_EQUAL_HASHES: Final = 64
-# Steps through the table beside the first: for each element, and altogether. Random hashes need about one;
-# regular numbers up to twenty (multiples of 1/1024), as their lower bits are alike.
-_STEPS_EACH: Final = 32
+# Steps through the table beside the first: for each element (of a set, of a dictionary), and altogether. Random hashes
+# need about one; regular numbers, as multiples of 1/4096, up to 20 and 40, as their lower bits are alike.
+_STEPS_EACH: Final = (32, 64)
 _STEPS_FREE: Final = 2 * MAX_EQUAL_HASHES**2
 
 # As in CPython's Objects/setobject.c and Objects/dictobject.c.
@@ -268,6 +268,7 @@ class _Table:
         self._is_set = is_set
         self._used = 0
         self._left = _STEPS_FREE
+        self._steps_each = _STEPS_EACH[0 if is_set else 1]
         self._resize(_SMALLEST)
 
     def _resize(self, size: int) -> None:
@@ -278,6 +279,8 @@ class _Table:
         self._room = -(-3 * self._mask // 5) if self._is_set else 2 * size // 3
 
     def add(self, index: int) -> None:
+        # One that is there already takes its steps, too.
+        self._left += self._steps_each
         hash_ = self._hashes[index]
         slot = hash_ & self._mask
         # Most find their place at once.
@@ -286,7 +289,6 @@ class _Table:
         self._slots[slot] = hash_
         self._held[slot] = index
         self._used += 1
-        self._left += _STEPS_EACH
         if self._used == self._room:
             self._grow()
 
@@ -312,21 +314,26 @@ class _Table:
         # A set looks at its neighbours before it jumps.
         probes = _PROBES if self._is_set else 1
         last = mask + 1 - probes
-        equal = 0
+        equal: set[int] = set()
         while True:
+            # Most of a dictionary's steps, in the least time.
+            while probes == 1 and left > 0 and (other := slots[slot]) is not None and other != hash_:
+                left -= 1
+                perturb >>= _PERTURB_SHIFT
+                slot = (slot * 5 + perturb + 1) & mask
             run = slots[slot : slot + probes] if slot <= last else slots[slot : slot + 1]
             end = run.index(None) if None in run else -1
-            if hash_ in run and is_new:
+            if is_new and hash_ in run:
                 places = [slot + i for i, other in enumerate(run[:end] if end >= 0 else run) if other == hash_]
                 if any(self._values[self._held[place]] == self._values[index] for place in places):
                     self._left = left
                     return _PRESENT
-                equal += len(places)
+                equal.update(places)
             if end >= 0:
                 self._left = left
                 return slot + end
             left -= 1
-            if equal >= MAX_EQUAL_HASHES or left < 0:
+            if len(equal) >= MAX_EQUAL_HASHES or left < 0:
                 what = "elements" if self._is_set else "keys"
                 raise CollisionError(f"the hashes of its {self.length} {what} collide too often")
             perturb >>= _PERTURB_SHIFT

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._authentication import AuthorizedMethods, check_functions
 from ._interceptors import checked
 from ._limits import Limits
 from ._share import Pool
@@ -13,7 +14,9 @@ from ._share import Pool
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ._authentication import Authenticate, Authorize
     from ._interceptors import Interceptor
+    from ._peer import Peer
     from ._service import BoundMethod
 
 
@@ -26,14 +29,19 @@ class Host:
         send_tracebacks: whether errors carry the handler's traceback.
         interceptors: put around the handlers of the peers' calls.
         outgoing_interceptors: put around this side's calls.
+        authenticate: says who a peer is; None: nobody asks.
+        authorize: says what it may call; None: all of it.
+        token: what this side shows to the peer.
 
     Attributes:
-        table, limits, send_tracebacks, interceptors, outgoing_interceptors: as above.
+        table, limits, send_tracebacks, interceptors, outgoing_interceptors, authenticate, token: as above.
         pool: bytes in flight of all connections.
         draining: set when no more calls are accepted.
     """
 
     __slots__ = (
+        "_authorize",
+        "authenticate",
         "draining",
         "interceptors",
         "limits",
@@ -41,6 +49,7 @@ class Host:
         "pool",
         "send_tracebacks",
         "table",
+        "token",
     )
 
     def __init__(
@@ -51,7 +60,11 @@ class Host:
         send_tracebacks: bool = False,
         interceptors: Iterable[Interceptor] = (),
         outgoing_interceptors: Iterable[Interceptor] = (),
+        authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
+        token: str | None = None,
     ) -> None:
+        check_functions(authenticate, authorize)
         self.table = table
         self.limits = limits or Limits()
         self.send_tracebacks = send_tracebacks
@@ -59,3 +72,10 @@ class Host:
         self.outgoing_interceptors = checked(outgoing_interceptors)
         self.pool = Pool(self.limits.max_server_bytes_in_flight)
         self.draining = trio.Event()
+        self.authenticate = authenticate
+        self._authorize = authorize
+        self.token = token
+
+    def methods_for(self, peer: Peer) -> Mapping[str, BoundMethod] | AuthorizedMethods:
+        """Where a call of this peer's finds its method."""
+        return self.table if self._authorize is None else AuthorizedMethods(self.table, peer, self._authorize)

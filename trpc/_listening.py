@@ -19,6 +19,7 @@ class Listening:
         listeners: closed at the end.
         serve: serves one connection.
         nursery: where that runs.
+        on_stop: called when it listens no more, if that is not by a cancel.
     """
 
     def __init__(
@@ -26,10 +27,12 @@ class Listening:
         listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
         serve: Callable[[trio.abc.Stream], Awaitable[None]],
         nursery: trio.Nursery,
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
         self._listeners = listeners
         self._serve = serve
         self._nursery = nursery
+        self._on_stop = on_stop
         self._scope = trio.CancelScope()
         self._backlogs: list[socket.socket] = []
 
@@ -59,6 +62,8 @@ class Listening:
                 # The listener is closed by its cancel; this keeps the socket listening for that moment.
                 self._backlogs.append(socket.socket(fileno=os.dup(listener.socket.fileno())))
         self._scope.cancel()
+        if self._on_stop is not None:
+            self._on_stop()
 
     def _accept_all(self, backlog: socket.socket) -> None:
         while True:

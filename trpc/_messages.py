@@ -81,6 +81,8 @@ class Hello:
     max_depth: int
     features: tuple[str, ...] = ()
     stream_credit: int | None = None
+    # A secret: in no message, and in nothing that is kept.
+    token: str | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def encode(self) -> bytes:
         """Body of HELLO."""
@@ -98,22 +100,30 @@ class Hello:
         return STREAMS in self.features
 
     @classmethod
-    def of(cls, limits: Limits) -> Hello:
-        """The hello that announces ``limits``."""
+    def of(cls, limits: Limits, token: str | None = None) -> Hello:
+        """The hello that announces ``limits``, with the token if there is one."""
+        features = (FRAGMENTS, STREAMS)
         return cls(
-            limits.max_message_size, limits.max_calls, limits.max_depth, (FRAGMENTS, STREAMS), limits.stream_credit
+            limits.max_message_size, limits.max_calls, limits.max_depth, features, limits.stream_credit, token
         )
 
+    def without_token(self) -> Hello:
+        """The same, to be kept."""
+        return _shared(dataclasses.replace(self, token=None))
+
     @classmethod
-    @functools.lru_cache(maxsize=32)
     def decode(cls, body: bytes) -> Hello:
         """Reads the body of HELLO; unknown keys are for later versions and ignored.
 
-        Most clients of a server say the same, and then share one object.
+        Most clients of a server say the same, and then share one object. One with a token is not kept.
 
         Raises:
             ProtocolError: not a map, or a limit is missing, not an integer or out of its range.
         """
+        return cls._decode(body) if b"token" in body else _decode_often(body)
+
+    @classmethod
+    def _decode(cls, body: bytes) -> Hello:
         try:
             hello: Hello = _codec.convert(_codec.unpack(body, max_depth=8), cls)
         except _codec.DecodeError as exc:
@@ -124,6 +134,17 @@ class Hello:
         if hello.has_streams and not 1 <= (hello.stream_credit or 0) <= _MAX_GRANT:
             raise ProtocolError(f"the peer's hello announces streams with a stream_credit of {hello.stream_credit}")
         return hello
+
+
+@functools.lru_cache(maxsize=32)
+def _decode_often(body: bytes) -> Hello:
+    return Hello._decode(body)
+
+
+@functools.lru_cache(maxsize=32)
+def _shared(hello: Hello) -> Hello:
+    """One that is equal."""
+    return hello
 
 
 # Bodies up to this size never end a connection, whatever the receiver's limit is: requests sent before

@@ -52,6 +52,8 @@ class Protocol:
     """
 
     __slots__ = (
+        "_begins",
+        "_checks",
         "_fragments",
         "_last_ping",
         "_limits",
@@ -71,6 +73,8 @@ class Protocol:
     def __init__(self, limits: Limits, share: Share | None = None) -> None:
         self.peer = UNTIL_HELLO
         self.peer_is_known = False
+        self._checks = self._CHECKS
+        self._begins = self._BEGINS
         self.last_request = 0
         self.error: ProtocolError | None = None
         self.cut = 0
@@ -230,9 +234,13 @@ class Protocol:
             self._fragments.drop_reply(frame.id)
         return True
 
+    def _check_late_request(self, frame: Frame) -> bool:
+        self._check_notify(frame)
+        return False
+
     # What is checked for each kind of message once the peer's hello is there; the check says whether the
     # message has any effect.
-    _checks: ClassVar[dict[int, Callable[[Protocol, Frame], bool]]] = {
+    _CHECKS: ClassVar[dict[int, Callable[[Protocol, Frame], bool]]] = {
         Kind.HELLO: _check_hello,
         Kind.PING: _check_ping,
         Kind.PONG: _check_pong,
@@ -252,8 +260,8 @@ class Protocol:
         Kind.ARGUMENT_STOP: _check_outgoing,
     }
     # The same of the first fragment of one. The others are checked when they are complete, too.
-    _begins: ClassVar[dict[int, Callable[[Protocol, Frame], bool]]] = {
-        **_checks,
+    _BEGINS: ClassVar[dict[int, Callable[[Protocol, Frame], bool]]] = {
+        **_CHECKS,
         Kind.RESULT: _check_open,
         Kind.ERROR: _check_open,
     }
@@ -303,11 +311,18 @@ class Protocol:
         message = Frame(kind, call_id, UNREADABLE, 0, stream)
         return message if check(self, message) else None
 
+    def take_token(self) -> str | None:
+        """What the peer's hello had for whoever checks it. It is not kept."""
+        token = self.peer.token
+        if token is not None:
+            self.peer = self.peer.without_token()
+        return token
+
     # --- sending ---
 
-    def opening(self) -> bytes:
-        """The first bytes of the connection: preamble and hello."""
-        return PREAMBLE + encode_frame(Kind.HELLO, 0, Hello.of(self._limits).encode())
+    def opening(self, token: str | None = None) -> bytes:
+        """The first bytes of the connection: preamble and hello, with the token if there is one."""
+        return PREAMBLE + encode_frame(Kind.HELLO, 0, Hello.of(self._limits, token).encode())
 
     def request(self, body: Data) -> tuple[int, Data]:
         """A call: its id, and the bytes to write."""
@@ -336,10 +351,6 @@ class Protocol:
     def has_incomplete_requests(self) -> bool:
         """Whether fragments of a request of the peer's are missing."""
         return self._fragments is not None and self._fragments.requests > 0
-
-    def drop_request(self, call_id: int) -> None:
-        """A request of the peer's is not replied to."""
-        self._open_incoming.discard(call_id)
 
     def drop_incomplete_request(self, call_id: int) -> bool:
         """Gives up a request of the peer's of which fragments are missing; whether there was one."""
@@ -376,3 +387,10 @@ class Protocol:
     def goaway(self, body: bytes, last: int | None = None) -> bytes:
         """Says that no call after this one will be executed, and why; None: after the last one received."""
         return encode_frame(Kind.GOAWAY, self.last_request if last is None else last, body)
+
+    def last_goaway(self, body: bytes) -> bytes:
+        """The same; and no later call is given any more, as the peer will not wait for it."""
+        data = self.goaway(body)
+        late: dict[int, Callable[[Protocol, Frame], bool]] = dict.fromkeys(REQUESTS, Protocol._check_late_request)
+        self._checks, self._begins = {**self._checks, **late}, {**self._begins, **late}
+        return data

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
     from ._server import Server
 
-# Those that there are: Windows may lack one.
-_SIGNALS: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGINT") if hasattr(signal, name)]
+# Those that this platform has.
+SIGNALS: Final = [getattr(signal, name) for name in ("SIGTERM", "SIGINT") if hasattr(signal, name)]
 
 
-async def drain_on_signal(server: Server, *, grace: float | None = None) -> None:
+async def drain_on_signal(
+    server: Server, *, grace: float | None = None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
     """Waits for SIGTERM or SIGINT (Ctrl-C), and then stops the server softly, as :meth:`Server.drain` does.
 
     When it returns, ``serve_tcp()``, or whichever it was, does so too: a program that has nothing else to do ends, with
@@ -26,16 +28,17 @@ async def drain_on_signal(server: Server, *, grace: float | None = None) -> None
 
         async with trio.open_nursery() as nursery:
             server = await nursery.start(trpc.serve_tcp, Calculator(), 4000)
-            await trpc.drain_on_signal(server)
+            await nursery.start(trpc.drain_on_signal, server)
 
     A second signal stops it hard, as ``server.drain(0)`` does. From then on signals have the effect that they have
-    without this: a third one ends the program at once. One that comes before this is awaited does, too.
+    without this: a third one ends the program at once. So does one that comes before this has begun.
 
     Cancelled: signals have the effect that they had before; otherwise as ``Server.drain``.
 
     Args:
         server: what is stopped. Only one task at a time gets signals.
         grace: seconds; None: ``Limits.drain_grace``.
+        task_status: told when signals are received.
 
     Raises:
         RuntimeError: this is not the main thread, which alone can receive signals in Python.
@@ -43,7 +46,8 @@ async def drain_on_signal(server: Server, *, grace: float | None = None) -> None
     """
     check_grace(grace)
     is_urgent = True
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
+        task_status.started()
         await anext(signals)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)

@@ -1,4 +1,4 @@
-"""TLS over any transport, and the handshake of either side.
+"""TLS over any transport.
 
 It is not ``trio.SSLStream``, which sends no alert when a handshake fails, so that the peer never learns why, nor
 ``close_notify`` when something has come that was not read. It would also take a pass of the event loop and a task for
@@ -11,14 +11,11 @@ a read that is cancelled loses nothing.
 from __future__ import annotations
 
 import contextlib
-import errno
-import logging
 import ssl
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
-from ._errors import UnavailableOSError
 from ._frames import PREAMBLE
 from ._socket_transport import SocketTransport
 from ._transport import first_of
@@ -28,18 +25,21 @@ if TYPE_CHECKING:
 
     from ._transport import Transport
 
-logger = logging.getLogger("trpc")
-
 # A record has as much at most.
 _RECORD: Final = 16 * 1024
 # A read of so many bytes has probably left some.
 _MUCH: Final = 64 * 1024
+# What is decrypted at a stretch, before others get their turn.
+_MAX_RECORDS: Final = 32
 
 # Seconds in which the peer can learn how it ends, at the most.
 _END_TIME: Final = 1.0
 
 # To somebody who does not speak TLS, and whom OpenSSL sends nothing: a fatal alert, protocol_version.
 _NO_TLS: Final = b"\x15\x03\x01\x00\x02\x02\x46"
+
+# Reasons of OpenSSL for bytes that are something else.
+NOT_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG")
 
 _BROKEN: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -188,42 +188,179 @@ class TlsTransport:
             # Nobody reads it any more, apart from its end.
             return self._inner.receive_nowait()
         parts: list[bytes] = []
-        size = self._fill()
-        data = self._decrypt()
-        while data:
+        came = 0 if self._has_more else self._fill()
+        self._has_more = False
+        while len(parts) < _MAX_RECORDS:
+            try:
+                data = self._read(_RECORD)
+                if data is None and came >= _MUCH:
+                    came = self._fill()
+                    data = self._read(_RECORD)
+            except _BROKEN:
+                if not parts:
+                    raise
+                data = b""
+            if not data:
+                break
             parts.append(data)
-            # A last look may show the end or an error behind it, which is for the next time.
-            data = self._decrypt(quietly=True)
-            if data is None and size >= _MUCH:
-                size = self._fill()
-                data = self._decrypt(quietly=True)
-        self._has_more = data is not None or self._failure is not None
+        # The end, or an error, is behind what there was.
+        self._has_more = data is not None
         self._respond()
         return b"".join(parts) if parts else data
 
     def receive_into(self, room: memoryview) -> int | None:
         size = 0
+        self._has_more = True
         while size < len(room):
             try:
-                filled = self._ssl.read(len(room) - size, room[size:]) if self._failure is None else 0
-            except ssl.SSLWantReadError:
-                if self._fill():
-                    continue
-                self._has_more = False
+                filled = self._read(len(room) - size, room[size:])
+                if filled is None:
+                    if self._fill():
+                        continue
+                    self._has_more = False
+                    break
+            except _BROKEN:
+                if not size:
+                    raise
+                break
+            if not filled:
                 self._respond()
-                return size or None
-            except ssl.SSLZeroReturnError:
-                filled = 0
+                return size
+            size += filled
+        self._respond()
+        return size or None
+
+    def _fill(self) -> int:
+        """Takes what is there of the encrypted bytes, and says how many there were; of their end it says 1."""
+        data = self._inner.receive_nowait()
+        if data is None:
+            return 0
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        return len(data) or 1
+
+    def _read(self, size: int, room: memoryview | None = None) -> Any:
+        """Decrypted bytes, or how many are in the room now; none at the end; None: there are none yet.
+
+        Raises:
+            trio.BrokenResourceError: what has come is not what it should be, or was cut off.
+        """
+        if self._failure is None:
+            try:
+                return self._ssl.read(size) if room is None else self._ssl.read(size, cast("Any", room))
+            except ssl.SSLWantReadError:
+                return None
             except ssl.SSLError as exc:
                 self._failure = exc
-                filled = 0
-            if not filled:
-                self._has_more = True
-                if size == 0:
-                    self._raise_failure()
-                break
-            size += filled
-        # There may be more than there was room for.
-        self._has_more = True
-        self._respond()
-        return size
+        raise trio.BrokenResourceError(reason_of(self._failure)) from self._failure
+
+    def _respond(self) -> None:
+        """What TLS itself has to say to what it has read leaves now, or with what is written next."""
+        if self._outgoing.pending:
+            self._rest += self._outgoing.read()
+            if not self._is_sending:
+                with contextlib.suppress(*_BROKEN):  # whoever reads will find out
+                    self._flush_nowait()
+
+    # --- writing ---
+
+    def send_nowait(self, chunks: Sequence[bytes | memoryview]) -> int:
+        if not self._at_once or not self._flush_nowait():
+            return 0
+        if self._ahead:
+            self._ahead = 0
+            return 1
+        data = first_of(chunks)
+        self._encrypt(data)
+        # Not more than one try, so that an error means that nothing has left.
+        if self._flush_nowait():
+            return len(data)
+        self._ahead = 1
+        return len(data) - 1
+
+    async def send(self, chunks: Sequence[bytes | memoryview]) -> int:
+        await self._flush()
+        if self._ahead:
+            self._ahead = 0
+            return 1
+        data = first_of(chunks)
+        self._encrypt(data)
+        await self._flush()
+        return len(data)
+
+    def _encrypt(self, data: bytes | memoryview) -> None:
+        try:
+            while data:
+                data = data[self._ssl.write(data) :]
+        except ssl.SSLError as exc:
+            raise trio.BrokenResourceError(reason_of(exc)) from exc
+        self._rest += self._outgoing.read()
+
+    def _flush_nowait(self) -> bool:
+        """Whether all that is encrypted has left."""
+        if self._rest:
+            self._rest = self._rest[self._inner.send_nowait([self._rest]) :]
+        return not self._rest
+
+    async def _flush(self) -> None:
+        self._is_sending = True
+        try:
+            while self._rest:
+                # More may be added meanwhile, to its end.
+                taken = await self._inner.send([self._rest])
+                self._rest = self._rest[taken:]
+        except BaseException:
+            # A part of a record may have left, and nothing can follow it.
+            self._is_ended = True
+            raise
+        finally:
+            self._is_sending = False
+
+    def unsent(self) -> int:
+        return self._inner.unsent() + len(self._rest)
+
+    # --- the end ---
+
+    async def send_eof(self) -> bool:
+        await self._send_end()
+        return await self._inner.send_eof()
+
+    async def _send_end(self) -> None:
+        """Says that this was all, so that the peer can tell it from an end that somebody else has made."""
+        if self._is_ended or self._is_sending:
+            return
+        self._is_ended = True
+        # It waits for the peer's as well, which is not there, or not the next thing.
+        with contextlib.suppress(ssl.SSLError):
+            self._ssl.unwrap()
+        self._rest += self._outgoing.read()
+        if not self._at_once or not self._flush_nowait():
+            await self._flush()
+
+    async def close(self) -> None:
+        self._has_more = False
+        try:
+            with trio.move_on_after(_END_TIME), contextlib.suppress(*_BROKEN):
+                await self._send_end()
+        finally:
+            await self._inner.close()
+
+
+def reason_of(exc: ssl.SSLError) -> str:
+    """What went wrong, for people to read."""
+    reason = (exc.reason or "").replace("_", " ")
+    if "ALERT" in reason:
+        alert = reason.partition("ALERT ")[2].lower()
+        hint = (
+            ": it asks for a certificate, see ssl_context.load_cert_chain()" if "certificate required" in alert else ""
+        )
+        return f"the peer has sent the TLS alert {alert!r}{hint}"
+    if isinstance(exc, ssl.SSLEOFError):
+        return "it was cut off: TLS was not ended by the peer (close_notify)"
+    if isinstance(exc, ssl.SSLZeroReturnError):
+        return "the peer has ended TLS"
+    if exc.reason in NOT_TLS:
+        return "the peer does not speak TLS"
+    return reason.lower() or str(exc)

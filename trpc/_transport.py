@@ -113,13 +113,7 @@ class StreamTransport:
         return 0
 
     async def send(self, chunks: Sequence[bytes | memoryview]) -> int:
-        first = chunks[0]
-        if len(first) > _SEND_SIZE:
-            data: bytes | memoryview = memoryview(first)[:_SEND_SIZE]
-        elif len(chunks) == 1:
-            data = first
-        else:
-            data = _first_of(chunks)
+        data = first_of(chunks)
         await self._stream.send_all(data)
         return len(data)
 
@@ -137,8 +131,13 @@ class StreamTransport:
         await trio.aclose_forcefully(self._stream)
 
 
-def _first_of(chunks: Sequence[bytes | memoryview]) -> bytes:
+def first_of(chunks: Sequence[bytes | memoryview]) -> bytes | memoryview:
     """So many of them as are written at a time, in one piece."""
+    first = chunks[0]
+    if len(first) > _SEND_SIZE:
+        return memoryview(first)[:_SEND_SIZE]
+    if len(chunks) == 1:
+        return first
     size = number = 0
     for chunk in chunks:
         if size + len(chunk) > _SEND_SIZE:

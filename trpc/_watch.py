@@ -81,7 +81,7 @@ class Watched(abc.ABC):
         self._silent_for = 0
         self._unfinished_for = 0
         """Looks since a frame was completed, while there is one that is not."""
-        self._mark = -1
+        self._mark: int | None = None
         """How far the writing was at the last look."""
         self._unchanged_for = 0
         self._idle_for = 0
@@ -106,8 +106,8 @@ class Watched(abc.ABC):
 
     def _look_at_writing(self, looks: Looks) -> None:
         outbox = self._outbox
-        mark = outbox.written - self._transport.unsent() if outbox.is_waiting else -1
-        if mark < 0 or mark != self._mark:
+        mark = outbox.written - self._transport.unsent() if outbox.is_waiting else None
+        if mark is None or mark != self._mark:
             self._mark = mark
             self._unchanged_for = 0
             return
