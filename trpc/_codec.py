@@ -1,4 +1,4 @@
-"""Values to bytes and back. The only module that imports msgpack; msgspec is known to ``_hash_collisions`` as well.
+"""Values to bytes and back. Only this module and ``_unpacking`` import msgpack; msgspec is known to ``_hash_collisions`` as well.
 
 Two boundaries keep the promise "bytes either parse or give one error": :func:`pack` fails with
 :class:`EncodeError` only, :func:`unpack` and :func:`convert` with :class:`DecodeError` only.
@@ -11,12 +11,13 @@ would not accept.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 import msgpack
 import msgspec
 
 from ._hash_collisions import checker
+from ._unpacking import NO_EXTENSIONS, NOT_A_CONTAINER, unpackb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
 
 # msgpack has no types of its own.
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
-_unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
-
 _Packer: Final[Callable[..., Any]] = cast("Any", msgpack).Packer
-_Unpacker: Final[Callable[..., Any]] = cast("Any", msgpack).Unpacker
 
 _SMALL: Final = 1024
 # Bytes of this size are worth not to be copied.
@@ -78,12 +76,6 @@ _PLAIN_TYPES: Final = (
 )
 _EXACT: Final = (int, float, str, bool)
 
-# Headers of arrays with 16 elements and more. So many cost next to nothing, whatever they announce.
-_ARRAY_HEADERS: Final = (0xDC, 0xDD)
-_MAX_UNSEEN: Final = 8
-
-# Every byte that is not the header of a msgpack array or map (fixmap, fixarray, array16/32, map16/32).
-_NOT_A_CONTAINER: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 # Every byte that is the header of neither a map nor an extension type.
 _NO_MAP_OR_EXTENSION: Final = bytes(
     b for b in range(256) if not (0x80 <= b <= 0x8F or 0xC7 <= b <= 0xC9 or 0xD4 <= b <= 0xD8 or 0xDE <= b <= 0xDF)
@@ -167,9 +159,7 @@ def unpack(body: bytes | memoryview, *, max_depth: int) -> Any:
             text or bytes, or an extension type.
     """
     try:
-        if len(body) > _MAX_UNSEEN and _may_reserve_much(body):
-            _skip(body)
-        value: Any = _unpackb(body, ext_hook=_refuse_extension)
+        value: Any = unpackb(body)
     # ValueError, UnpackException, StackError, UnicodeDecodeError, RecursionError, ...: one error for all.
     except Exception as exc:
         raise DecodeError(_reason(exc)) from exc
@@ -179,23 +169,6 @@ def unpack(body: bytes | memoryview, *, max_depth: int) -> Any:
     if max_depth < _FLAT_DEPTH or not _is_flat(value):
         _check_nesting(value, body, max_depth)
     return value
-
-
-def _may_reserve_much(body: bytes | memoryview) -> bool:
-    """Whether there are many bytes that could be headers of arrays."""
-    data: Any = body if isinstance(body, bytes) else body.obj
-    return bool(sum(map(data.count, _ARRAY_HEADERS)) > _MAX_UNSEEN)
-
-
-def _skip(body: bytes | memoryview) -> None:
-    """Goes through it in C, and makes nothing of it; raises if it is not whole.
-
-    The decoder reserves room for up to 10,000 elements at each header of an array, before they are there: 16 KiB of
-    nothing but headers make it take 80 MiB, and 50 ms. Where all elements are there, it is no more than they take.
-    """
-    unpacker = _Unpacker(max_buffer_size=len(body))
-    unpacker.feed(body)
-    unpacker.skip()
 
 
 def convert(value: object, hint: Any) -> Any:
@@ -332,6 +305,8 @@ def _is_flat(value: object) -> bool:
         return True
     if type(value) not in _SEQUENCES:  # a subclass may be anything: msgpack's ExtType is a tuple
         return False
+    if len(cast("list[Any]", value)) > _SMALL and _SCALARS.issuperset(map(type, cast("list[Any]", value))):
+        return True
     # A loop, as a generator expression takes twice the time; this is done for every message.
     for item in cast("list[Any]", value):
         if type(item) not in _SCALARS and not (type(item) in _SEQUENCES and _SCALARS.issuperset(map(type, item))):
@@ -346,7 +321,7 @@ def _check_nesting(value: object, body: bytes | memoryview, max_depth: int) -> N
     bytes that could be a container's header.
     """
     body = bytes(body)
-    if len(body.translate(None, _NOT_A_CONTAINER)) <= max_depth and not any(mark in body for mark in _TIMESTAMPS):
+    if len(body.translate(None, NOT_A_CONTAINER)) <= max_depth and not any(mark in body for mark in _TIMESTAMPS):
         return
     level: list[Any] = [value]
     for _ in range(max_depth + 1):
@@ -360,15 +335,11 @@ def _check_nesting(value: object, body: bytes | memoryview, max_depth: int) -> N
                 children += item.values()
                 nested = True
             elif type(item) not in _SCALARS:
-                _refuse_extension()
+                raise DecodeError(NO_EXTENSIONS)
         if not nested:
             return
         level = children
     raise DecodeError(f"nested deeper than {max_depth}")
-
-
-def _refuse_extension(*_: object) -> NoReturn:
-    raise DecodeError("extension types are not part of the protocol")
 
 
 def _reason(exc: Exception) -> str:

@@ -8,7 +8,6 @@ import math
 import subprocess
 import sys
 import textwrap
-import tracemalloc
 import uuid
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
@@ -871,25 +870,3 @@ def test_what_cannot_be_sent_is_the_same_error_in_pieces(bad, around):
     with pytest.raises(EncodeError) as pieces:
         pack_scattered(value, max_depth=64)
     assert str(pieces.value) == str(whole.value)
-
-
-@pytest.mark.parametrize("size", [1_000, 16_000, 1_000_000])
-@pytest.mark.parametrize("as_view", [False, True])
-def test_headers_without_elements_reserve_no_memory(size, as_view):
-    body = b"\xdc\x27\x10" * min(1000, size // 6)
-    body += bytes(size - len(body))
-    if as_view:
-        body = memoryview(bytearray(body))
-    tracemalloc.start()
-    try:
-        with pytest.raises(DecodeError):
-            unpack(body, max_depth=64)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 3 * size + 100_000
-
-
-def test_many_bytes_that_look_like_headers_are_no_mistake():
-    value = [b"\xdc\xdd" * 1000, "\u071c" * 100, [list(range(20))] * 20]
-    assert unpack(pack(value, max_depth=64), max_depth=64) == value
