@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Union, cast
 from msgspec import inspect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence, Sized
 
     _Convert = Callable[[Any, Any], Any]
 
 # So many with one hash always pass; a container that is no larger is not looked at.
 MAX_EQUAL_HASHES: Final = 64
+# Elements of all such containers in one value: to look at so many takes a second or two at worst.
+MAX_ELEMENTS: Final = 2**17
 # Steps through the table beside the first: for each element (of a set, of a dictionary), and altogether. Random hashes
 # need about one; regular numbers, as multiples of 1/4096, up to 20 and 40, as their lower bits are alike.
 _STEPS_EACH: Final = (32, 64)
@@ -90,8 +92,10 @@ class _Check:
         self._needed = needed
         self._convert = convert
         self._hints: dict[int, Any] = {}
+        self._left = MAX_ELEMENTS
 
     def __call__(self, value: object) -> None:
+        self._left = MAX_ELEMENTS
         self._visit(self._info, value)
 
     def _visit(self, info: inspect.Type, value: Any) -> None:
@@ -114,6 +118,7 @@ class _Check:
                     self._visit(info.item_type, value)
             # Behind the elements: they are converted here, with the sets that are in them.
             if isinstance(info, _SETS) and len(values) > MAX_EQUAL_HASHES and not _has_secret_hash(info.item_type):
+                self._count(values)
                 hint = self._hint(info.item_type)
                 check_hashes(self._until_misfit(list(values), hint), is_set=True)
             return
@@ -133,6 +138,7 @@ class _Check:
                 for value in values.values():
                     self._visit(info.value_type, value)
             if len(values) > MAX_EQUAL_HASHES and not _is_safe_key(info.key_type):
+                self._count(values)
                 # Keys are read from text only where they are keys.
                 keys = self._until_misfit([{key: None} for key in values], self._keys_hint(info.key_type))
                 check_hashes([key for pair in keys for key in pair], is_set=False)
@@ -140,6 +146,11 @@ class _Check:
             for field in info.fields:
                 if id(field.type) in self._needed and field.encode_name in values:
                     self._visit(field.type, values[field.encode_name])
+
+    def _count(self, values: Sized) -> None:
+        self._left -= len(values)
+        if self._left < 0:
+            raise CollisionError(f"more than {MAX_ELEMENTS} elements of sets, or keys, whose hashes its sender can choose")
 
     def _hint(self, info: inspect.Type) -> Any:
         if id(info) not in self._hints:
