@@ -4,6 +4,7 @@ from ._call_log import log_calls
 from ._client import Client
 from ._connect import connect, connect_stream
 from ._context import CurrentCall, current_call
+from ._credentials import Credentials
 from ._errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -19,10 +20,11 @@ from ._errors import (
 )
 from ._exceptions import exception
 from ._incoming_call import CallInfo
+from ._insecure import InsecureWarning
 from ._interceptors import Call, Interceptor, Proceed
 from ._limits import Limits
 from ._metadata import metadata
-from ._peer import Peer
+from ._peer import Peer, UnixPeer
 from ._server import ConnectionInfo, Server, serve_listeners, serve_stream, serve_tcp, serve_unix
 from ._service import method, service
 from ._signals import drain_on_signal
@@ -34,8 +36,10 @@ __all__ = [
     "Client",
     "ConnectionInfo",
     "ConnectionLost",
+    "Credentials",
     "CurrentCall",
     "DeadlineExceeded",
+    "InsecureWarning",
     "Interceptor",
     "InvalidArguments",
     "Limits",
@@ -50,6 +54,7 @@ __all__ = [
     "Server",
     "Unauthenticated",
     "Unavailable",
+    "UnixPeer",
     "__version__",
     "connect",
     "connect_stream",

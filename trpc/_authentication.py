@@ -9,7 +9,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -72,7 +72,7 @@ async def identity_of(credentials: Credentials, authenticate: Authenticate, *, w
 @trio.lowlevel.disable_ki_protection
 async def _ask(authenticate: Authenticate, credentials: Credentials) -> Any:
     identity = authenticate(credentials)
-    return await cast("Awaitable[Any]", identity) if inspect.isawaitable(identity) else identity
+    return await identity if inspect.isawaitable(identity) else identity
 
 
 def _traceback(exc: Exception, credentials: Credentials) -> str:

@@ -23,6 +23,7 @@ import trio
 from trio.lowlevel import Abort
 
 from ._acknowledgements import Acknowledgements
+from ._control import Control
 from ._errors import ProtocolError
 from ._exceptions import decode_status
 from ._frames import Frame
@@ -62,6 +63,7 @@ class Caller(Requests):
     __slots__ = (
         "_acknowledgements",
         "_closing",
+        "_control",
         "_idle",
         "_lost",
         "_pings",
@@ -89,6 +91,7 @@ class Caller(Requests):
         self.max_depth = max_depth
         self.stream_credit = stream_credit
         self._acknowledgements = Acknowledgements(workers, cancel_grace)
+        self._control = Control(protocol, outbox, workers)
         self._pings = Pings(protocol, outbox)
         self._result_won = False
         """Whether a result has come in place of a cancel since the last call."""
@@ -190,6 +193,7 @@ class Caller(Requests):
     @trio.lowlevel.enable_ki_protection
     async def ping(self) -> float:
         """Seconds for a round trip to the peer's protocol machine; no handler is involved."""
+        await self._control.wait()
         if self._lost or self._closing:
             self._raise_if_refused()
         seconds = await self._pings.ping()
@@ -204,6 +208,7 @@ class Caller(Requests):
         """The peer's limits are known."""
         self._slots.set_number(min(self._max_calls, self.protocol.peer.max_calls))
         self._hello.set()
+        self._control.on_hello()
 
     def on_reply(self, frame: Frame) -> None:
         """A terminal reply arrived: wakes its caller, or drops it if the caller has given up."""
@@ -219,11 +224,14 @@ class Caller(Requests):
         self._woken += 1
         if not call.awaited:
             self.late_replies += 1
+            self._control.forget(call)
         elif not call.cancelled:
             self._wake(call, frame)
         elif frame.kind in {Kind.CANCELLED, Kind.EXPIRED}:
             self._acknowledgements.end(call)
+            self._control.forget(call)
         else:
+            self._control.forget(call)
             self._result_won = True
             self._acknowledgements.forget(call)
             self._wake(call, frame)
@@ -278,6 +286,7 @@ class Caller(Requests):
             self._refuse(error)
         self._fail(list(self._in_flight.values()), error)
         self._pings.on_lost()
+        self._control.on_lost()
 
     @trio.lowlevel.enable_ki_protection
     async def close(self) -> None:
@@ -306,7 +315,7 @@ class Caller(Requests):
         return Abort.FAILED
 
     def _send_cancel(self, call: OutgoingCall) -> None:
-        self.outbox.put(self.protocol.cancel(call.id), control=True, alone=len(self._in_flight) <= 1)
+        self._control.cancel(call, alone=len(self._in_flight) <= 1)
 
     def _wake(self, call: OutgoingCall, result: Frame | Exception) -> None:
         """The call has its result: its task goes on, or who reads its items."""

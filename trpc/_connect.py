@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import ssl
+from typing import TYPE_CHECKING
 
 import trio
 
-from ._address import address_of, open_stream
+from ._address import address_of, open_stream, tls_host_of, unix_peer_of
 from ._connection import Connection
+from ._handshakes import check_context, start_tls
 from ._host import Host
+from ._messages import Hello
+from ._peer import Peer
 from ._service import table_of
 from ._transport import transport_of
 from ._watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -34,8 +39,12 @@ class _Connecting:
 
     def __init__(
         self,
-        open_transport: Callable[[], Any],
+        opens: Callable[[], Awaitable[trio.abc.Stream]],
         *,
+        where: str,
+        ssl_context: ssl.SSLContext | None,
+        server_hostname: str | None,
+        token: str | None,
         service: Services | None,
         interceptors: Sequence[Interceptor],
         limits: Limits | None,
@@ -43,18 +52,31 @@ class _Connecting:
     ) -> None:
         if not cancel_grace >= 0:  # NaN is not either
             raise ValueError(f"cancel_grace is a number of seconds, not {cancel_grace}")
-        self._open_transport = open_transport
+        check_context(ssl_context, server_side=False)
+        self._opens = opens
+        self._where = where
+        self._ssl_context = ssl_context
+        self._server_hostname = server_hostname
         table = {} if service is None else table_of(service)
-        self._host = Host(table, limits, outgoing_interceptors=interceptors)
+        self._host = Host(table, limits, outgoing_interceptors=interceptors, token=token)
+        check_token(token, self._host.limits)
         self._cancel_grace = cancel_grace
         self._nursery_manager: AbstractAsyncContextManager[trio.Nursery]
         self._connection: Connection
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Client:
-        transport: Transport = await self._open_transport()
-        watch: Watch[Connection] = Watch(self._host.limits)
-        self._connection = Connection(transport, self._host, watch, cancel_grace=self._cancel_grace)
+        limits = self._host.limits
+        stream = await self._opens()
+        transport: Transport = transport_of(stream, address_of(stream))
+        peer = Peer(transport.address, unix=unix_peer_of(stream))
+        if self._ssl_context is not None:
+            transport = tls = await start_tls(
+                transport, self._ssl_context, self._server_hostname, where=self._where, within=limits.tls_timeout
+            )
+            peer = dataclasses.replace(peer, certificate=tls.certificate)
+        watch: Watch[Connection] = Watch(limits)
+        self._connection = Connection(transport, self._host, watch, peer=peer, cancel_grace=self._cancel_grace)
         self._nursery_manager = trio.open_nursery()
         nursery = await self._nursery_manager.__aenter__()
         nursery.start_soon(self._run)
@@ -83,9 +105,30 @@ class _Connecting:
             await self._connection.run()
 
 
+def check_token(token: str | None, limits: Limits) -> None:
+    """Raises TypeError or ValueError if it cannot be sent. The message does not have it."""
+    if token is None:
+        return
+    if not isinstance(token, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of users without types
+        raise TypeError(f"a token is a str, not {type(token).__name__}")
+    if not token:
+        raise ValueError("the token is empty, as a setting is that was forgotten")
+    try:
+        token.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the token has characters that are no Unicode") from None
+    size = len(Hello.of(limits, token).encode())
+    if size > limits.max_hello_size:
+        raise ValueError(
+            f"the token is too long: with it a hello has {size} bytes, of {limits.max_hello_size} (Limits.max_hello_size)"
+        )
+
+
 def connect(
     url: str,
     *,
+    ssl_context: ssl.SSLContext | None = None,
+    token: str | None = None,
     service: Services | None = None,
     interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
@@ -107,7 +150,11 @@ def connect(
                 scope.deadline = math.inf
 
     Args:
-        url: ``tcp://host:port`` or ``unix:///path``.
+        url: ``tcp://host:port``, ``tls://host:port`` or ``unix:///path``.
+        ssl_context: for ``tls://``: whom to trust, and perhaps a certificate of this side's. None:
+            ``ssl.create_default_context()``. The server's certificate has to be for the host in the URL.
+        token: shown to the server, for its ``authenticate``. Anybody on the way can read it, except over TLS or a Unix
+            socket.
         service: what the server may call back, through ``trpc.current_call().client`` in its handlers: as for
             ``trpc.serve_tcp``, one service object, several in a list, or a mapping of names to objects.
         interceptors: put around calls, the first one outermost; see :data:`Interceptor`. They are not put around
@@ -117,33 +164,62 @@ def connect(
 
     Raises:
         ValueError: the URL is wrong, or an option.
-        TypeError: the service cannot be served.
-        Unavailable: nobody listens there; it is an ``OSError`` too.
+        TypeError: the service cannot be served, or an option is wrong.
+        Unavailable: nobody listens there, or not with TLS, or not with a certificate that is accepted; it is an
+            ``OSError`` too.
     """
+    host = tls_host_of(url, has_context=ssl_context is not None)
+    if host is not None and ssl_context is None:
+        ssl_context = ssl.create_default_context()
 
-    async def open_transport() -> Transport:
-        stream = await open_stream(url)
-        return transport_of(stream, address_of(stream))
+    async def opens() -> trio.abc.Stream:
+        return await open_stream(url)
 
     return _Connecting(
-        open_transport, service=service, interceptors=interceptors, limits=limits, cancel_grace=cancel_grace
+        opens,
+        where=url,
+        ssl_context=ssl_context,
+        server_hostname=host,
+        token=token,
+        service=service,
+        interceptors=interceptors,
+        limits=limits,
+        cancel_grace=cancel_grace,
     )
 
 
 def connect_stream(
     stream: trio.abc.Stream,
     *,
+    ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    token: str | None = None,
     service: Services | None = None,
     interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     cancel_grace: float = 1.0,
 ) -> AbstractAsyncContextManager[Client]:
-    """As :func:`connect`, over a stream that is open already, and that it closes at the end."""
+    """As :func:`connect`, over a stream that is open already, and that it closes at the end.
 
-    async def open_transport() -> Transport:
+    With an ``ssl_context`` it speaks TLS; ``server_hostname`` is what the server's certificate has to be for.
+    """
+    if server_hostname is not None and ssl_context is None:
+        raise ValueError("server_hostname is of no use without an ssl_context")
+    if ssl_context is not None and ssl_context.check_hostname and not server_hostname:
+        raise ValueError("with this ssl_context, server_hostname= has to say what the server's certificate is for")
+
+    async def opens() -> trio.abc.Stream:
         # No checkpoint: a cancel here would leave the stream to nobody.
-        return transport_of(stream, address_of(stream))
+        return stream
 
     return _Connecting(
-        open_transport, service=service, interceptors=interceptors, limits=limits, cancel_grace=cancel_grace
+        opens,
+        where="the server",
+        ssl_context=ssl_context,
+        server_hostname=server_hostname,
+        token=token,
+        service=service,
+        interceptors=interceptors,
+        limits=limits,
+        cancel_grace=cancel_grace,
     )

@@ -292,7 +292,7 @@ class FrameReader:
         if self.missing <= _COPIED:
             return None
         if self._share is not None and not self._held and len(self._buffer) >= _PREFIX:
-            size = self.missing + len(self._buffer)
+            size = self.missing + len(self._buffer) - _PREFIX
             if not self._share.take(size):
                 self._skips = True
                 del (buffer := bytearray(self._buffer))[_PREFIX:]

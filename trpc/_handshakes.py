@@ -80,7 +80,7 @@ class Handshakes:
 
 
 async def start_tls(
-    inner: Transport, context: ssl.SSLContext, server_hostname: str | None, *, where: str, timeout: float
+    inner: Transport, context: ssl.SSLContext, server_hostname: str | None, *, where: str, within: float
 ) -> TlsTransport:
     """TLS with a server. If it fails, or is cancelled, the transport is closed.
 
@@ -89,7 +89,7 @@ async def start_tls(
         context: the client's.
         server_hostname: what the server's certificate has to be for.
         where: what is connected to, for errors.
-        timeout: seconds for the handshake.
+        within: seconds for the handshake.
 
     Raises:
         Unavailable: it has failed; the message says what to do.
@@ -97,7 +97,7 @@ async def start_tls(
     transport = TlsTransport(inner, context, server_hostname=server_hostname)
     is_done = False
     try:
-        with trio.move_on_after(timeout):
+        with trio.move_on_after(within):
             await transport.handshake()
             is_done = True
     except ssl.SSLCertVerificationError as exc:
@@ -117,7 +117,7 @@ async def start_tls(
             with trio.CancelScope(shield=True):
                 await transport.close()
     if not is_done:
-        reason = f"the server has not completed the TLS handshake within {timeout} s"
+        reason = f"the server has not completed the TLS handshake within {within} s"
         raise UnavailableOSError(errno.ETIMEDOUT, f"cannot connect to {where}: {reason}")
     return transport
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any, Final
@@ -43,9 +44,9 @@ def _public_address(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
     if not isinstance(listener, trio.SocketListener):
         return None
     name: Any = listener.socket.getsockname()
-    if not isinstance(name, tuple):  # of a Unix socket
+    if listener.socket.family == socket.AF_UNIX:
         return None
-    host: str = name[0]
+    host = str(name[0])
     address = ipaddress.ip_address(host.partition("%")[0])
     # A socket of both families that is bound to an IPv4 address has it inside of an IPv6 one.
     mapped = getattr(address, "ipv4_mapped", None)
@@ -57,7 +58,8 @@ def _level() -> int:
 
     If the server is started in a nursery, that is where Trio was.
     """
-    level, frame = 1, sys._getframe(1)  # no other way in 3.11
+    # No other way in 3.11.
+    level, frame = 1, sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_USERS:
         level, frame = level + 1, frame.f_back
     return level

@@ -20,6 +20,9 @@ class Listening:
         serve: serves one connection.
         nursery: where that runs.
         on_stop: called when it listens no more, if that is not by a cancel.
+
+    Attributes:
+        ended: set when it has accepted its last connection.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Listening:
         self._serve = serve
         self._nursery = nursery
         self._on_stop = on_stop
+        self.ended = trio.Event()
         self._scope = trio.CancelScope()
         self._backlogs: list[socket.socket] = []
 
@@ -50,6 +54,7 @@ class Listening:
             for backlog in self._backlogs:
                 self._accept_all(backlog)
         finally:
+            self.ended.set()
             for backlog in self._backlogs:
                 backlog.close()
 

@@ -81,6 +81,8 @@ class Hello:
     max_depth: int
     features: tuple[str, ...] = ()
     stream_credit: int | None = None
+    control_burst: int | None = None
+    control_rate: float | None = None
     # A secret: in no message, and in nothing that is kept.
     token: str | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -102,17 +104,24 @@ class Hello:
     @classmethod
     def of(cls, limits: Limits, token: str | None = None) -> Hello:
         """The hello that announces ``limits``, with the token if there is one."""
-        features = (FRAGMENTS, STREAMS)
+        has_rate = limits.control_rate != math.inf
         return cls(
-            limits.max_message_size, limits.max_calls, limits.max_depth, features, limits.stream_credit, token
+            limits.max_message_size,
+            limits.max_calls,
+            limits.max_depth,
+            (FRAGMENTS, STREAMS),
+            limits.stream_credit,
+            limits.control_burst if has_rate else None,
+            limits.control_rate if has_rate else None,
+            token,
         )
 
     def without_token(self) -> Hello:
         """The same, to be kept."""
         return _shared(dataclasses.replace(self, token=None))
 
-    @classmethod
-    def decode(cls, body: bytes) -> Hello:
+    @staticmethod
+    def decode(body: bytes) -> Hello:
         """Reads the body of HELLO; unknown keys are for later versions and ignored.
 
         Most clients of a server say the same, and then share one object. One with a token is not kept.
@@ -120,25 +129,26 @@ class Hello:
         Raises:
             ProtocolError: not a map, or a limit is missing, not an integer or out of its range.
         """
-        return cls._decode(body) if b"token" in body else _decode_often(body)
-
-    @classmethod
-    def _decode(cls, body: bytes) -> Hello:
-        try:
-            hello: Hello = _codec.convert(_codec.unpack(body, max_depth=8), cls)
-        except _codec.DecodeError as exc:
-            raise ProtocolError(f"the peer's hello cannot be read: {exc}") from exc
-        for name, value in dataclasses.asdict(hello).items():
-            if isinstance(value, int) and value < 1:
-                raise ProtocolError(f"the peer's hello announces a {name} of {value}")
-        if hello.has_streams and not 1 <= (hello.stream_credit or 0) <= _MAX_GRANT:
-            raise ProtocolError(f"the peer's hello announces streams with a stream_credit of {hello.stream_credit}")
-        return hello
+        return (_decode_hello if b"token" in body else _decode_often)(body)
 
 
-@functools.lru_cache(maxsize=32)
-def _decode_often(body: bytes) -> Hello:
-    return Hello._decode(body)
+def _decode_hello(body: bytes) -> Hello:
+    try:
+        hello: Hello = _codec.convert(_codec.unpack(body, max_depth=8), Hello)
+    except _codec.DecodeError as exc:
+        raise ProtocolError(f"the peer's hello cannot be read: {exc}") from exc
+    for name, value in dataclasses.asdict(hello).items():
+        if isinstance(value, int) and value < 1:
+            raise ProtocolError(f"the peer's hello announces a {name} of {value}")
+    if hello.has_streams and not 1 <= (hello.stream_credit or 0) <= _MAX_GRANT:
+        raise ProtocolError(f"the peer's hello announces streams with a stream_credit of {hello.stream_credit}")
+    rate = hello.control_rate
+    if (rate is None) != (hello.control_burst is None) or (rate is not None and not 0 < rate < math.inf):
+        raise ProtocolError(f"the peer's hello announces a control_burst of {hello.control_burst}, at {rate} a second")
+    return hello
+
+
+_decode_often: Final = functools.lru_cache(maxsize=32)(_decode_hello)
 
 
 @functools.lru_cache(maxsize=32)
@@ -153,7 +163,9 @@ ALWAYS_ACCEPTED: Final = 16 * 1024
 
 # What may be sent before the peer's hello has arrived. One call at a time costs nothing: the hello is
 # there before the first reply is.
-UNTIL_HELLO: Final = Hello(max_message_size=ALWAYS_ACCEPTED, max_calls=1, max_depth=64)
+UNTIL_HELLO: Final = Hello(
+    max_message_size=ALWAYS_ACCEPTED, max_calls=1, max_depth=64, control_burst=1, control_rate=1e-9
+)
 
 
 class Request(NamedTuple):

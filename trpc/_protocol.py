@@ -84,8 +84,8 @@ class Protocol:
         self.frames = FrameReader(max_body=limits.max_hello_size, share=self.share)
         # Made with the first one: an idle connection has none.
         self._fragments: Fragments | None = None
-        self._open_incoming: set[int] = set()
-        # A dict, because an empty set is three times as large, and most servers never call.
+        # Dicts, because an empty set is three times as large.
+        self._open_incoming: dict[int, None] = {}
         self._open_outgoing: dict[int, None] = {}
         self.last_sent = 0
         self._last_ping = 0
@@ -184,7 +184,7 @@ class Protocol:
         if call_id <= self.last_request:
             raise ProtocolError(f"call id {call_id} after {self.last_request}: ids must increase")
         self.last_request = call_id
-        self._open_incoming.add(call_id)
+        self._open_incoming[call_id] = None
         return True
 
     def _check_notify(self, frame: Frame) -> bool:
@@ -343,6 +343,10 @@ class Protocol:
         """Asks the peer to cancel a call that is open."""
         return encode_frame(Kind.CANCEL, call_id)
 
+    def is_awaited(self, call_id: int) -> bool:
+        """Whether a call of this side's has no terminal reply yet."""
+        return call_id in self._open_outgoing
+
     def is_open(self, call_id: int) -> bool:
         """Whether a call of the peer's has not been replied to."""
         return call_id in self._open_incoming
@@ -358,7 +362,7 @@ class Protocol:
 
     def reply(self, kind: int, call_id: int, body: Data = b"") -> Data:
         """The one terminal reply to a call: RESULT, ERROR, CANCELLED or EXPIRED."""
-        self._open_incoming.remove(call_id)
+        del self._open_incoming[call_id]
         if self._fragments:
             self._fragments.drop_arguments(call_id)
         return frame_of(kind, call_id, body)

@@ -5,6 +5,11 @@ This is the generic cell rate algorithm (ITU-T I.371), which needs no timer that
 
 from __future__ import annotations
 
+from typing import Final
+
+# Seconds. Sums of many intervals are not exact, and neither are differences of times.
+_SLACK: Final = 1e-6
+
 
 class Rate:
     """So many at once, and then so many a second.
@@ -24,8 +29,7 @@ class Rate:
     def spend(self, now: float, number: int = 1) -> bool:
         """Takes so many tokens, at a time in seconds; False: they are not there, and none is taken."""
         full_at = max(self._full_at, now) + number * self._interval
-        # Sums of many intervals are not exact.
-        if full_at - now > self._burst_time * (1 + 1e-9):
+        if full_at - now > self._burst_time + _SLACK:
             return False
         self._full_at = full_at
         return True

@@ -7,28 +7,35 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._address import address_of, open_tcp_listeners, unix_listener, url_of
+from ._address import address_of, open_tcp_listeners, unix_listener, unix_peer_of, url_of
 from ._connection import Connection
 from ._errors import Unavailable
+from ._handshakes import Handshakes, check_context
 from ._host import Host
+from ._insecure import InsecureWarning, warn_if_insecure
 from ._listening import Listening
+from ._peer import Peer
 from ._service import Services, table_of
 from ._transport import transport_of
 from ._watch import Watch
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Coroutine, Sequence
+    import ssl
+    from collections.abc import Callable, Coroutine, Sequence
 
+    from ._authentication import Authenticate, Authorize
     from ._incoming_call import CallInfo
     from ._interceptors import Interceptor
     from ._limits import Limits
-    from ._peer import Peer
+    from ._transport import Transport
 
 _DRAINING: Final = Unavailable("the server takes no more calls, as it is about to stop")
 
 # Seconds for connections that were cut: what is queued is written for one, and the peer's close awaited for another.
 _HARD_END: Final = 3.0
+# Seconds that a client has for its handshake when the server is about to stop, so as to be told that.
+_LAST_HANDSHAKES: Final = 1.0
 # Clients above the limit that are told so at the same time. It takes a second or two each.
 _MAX_TURNED_AWAY: Final = 100
 
@@ -64,8 +71,12 @@ class Server:
     It is stopped softly with :meth:`drain`, and at once by cancelling the nursery that it was started in.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, ssl_context: ssl.SSLContext | None = None) -> None:
+        check_context(ssl_context, server_side=True)
         self._host = host
+        self._handshakes = (
+            None if ssl_context is None else Handshakes(ssl_context, host.limits.tls_timeout, self._on_end)
+        )
         self._watch: Watch[Connection] = Watch(host.limits)
         self._turned_away = 0
         self._listening: Listening | None = None
@@ -130,7 +141,13 @@ class Server:
             self._listening.stop()
         for connection in list(self._connections):
             connection.drain(_DRAINING)
+        if self._listening is not None:
+            # Those that it has accepted last are to be told, too.
+            await self._listening.ended.wait()
+        # Their tasks have begun by then.
         await trio.lowlevel.checkpoint()
+        if self._handshakes is not None:
+            self._handshakes.end(within=min(grace, _LAST_HANDSHAKES))
         with trio.move_on_after(grace):
             await self._wait_until_gone()
         for connection in list(self._connections):
@@ -144,37 +161,73 @@ class Server:
     def _connections(self) -> set[Connection]:
         return self._watch.connections
 
-    def _on_end(self, _: Connection) -> None:
-        if self._on_gone is not None and not self._connections:
+    @property
+    def _number(self) -> int:
+        """How many connections there are, those in their handshake included."""
+        return len(self._connections) + (0 if self._handshakes is None else len(self._handshakes))
+
+    def _on_end(self, _: Connection | None = None) -> None:
+        if self._on_gone is not None and not self._number:
             self._on_gone.set()
 
     async def _wait_until_gone(self) -> None:
-        while self._connections:
+        while self._number:
             if self._on_gone is None or self._on_gone.is_set():
                 self._on_gone = trio.Event()
             await self._on_gone.wait()
 
     async def serve_listeners(
-        self, listeners: Sequence[trio.abc.Listener[trio.abc.Stream]], task_status: trio.TaskStatus[Server]
+        self,
+        listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+        task_status: trio.TaskStatus[Server],
+        *,
+        allow_insecure: bool = True,
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
-        """Accepts connections until it is cancelled or drained."""
-        self._urls = [url for listener in listeners if (url := url_of(listener)) is not None]
+        """Accepts connections until it is cancelled or drained.
+
+        Args:
+            listeners: closed at the end.
+            task_status: gets this.
+            allow_insecure: do not warn.
+            on_stop: called when it listens no more, if it was drained.
+        """
+        if not (allow_insecure or self._handshakes is not None or self._host.authenticate is not None):
+            try:
+                warn_if_insecure(listeners)
+            except InsecureWarning:
+                for listener in listeners:
+                    await trio.aclose_forcefully(listener)
+                raise
+        tls = self._handshakes is not None
+        self._urls = [url for listener in listeners if (url := url_of(listener, tls=tls)) is not None]
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._watch.run)
-            self._listening = Listening(listeners, self.serve_stream, self._nursery)
+            self._listening = Listening(listeners, self.serve_stream, self._nursery, on_stop)
             await self._nursery.start(self._listening.run)
             task_status.started(self)
 
     def serve_stream(self, stream: trio.abc.Stream) -> Coroutine[Any, Any, None]:
         """Serves one connection until it ends. A failure in it concerns no other."""
         # The coroutine itself, without one around it that would take memory for each idle connection.
-        if len(self._connections) >= self._host.limits.max_connections:
+        if self._number >= self._host.limits.max_connections:
             return self._turn_away(stream)
-        connection = Connection(transport_of(stream, address_of(stream)), self._host, self._watch, on_end=self._on_end)
+        transport = transport_of(stream, address_of(stream))
+        peer = Peer(transport.address, unix=unix_peer_of(stream))
+        return self._serve(transport, peer) if self._handshakes is None else self._serve_tls(transport, peer)
+
+    def _serve(self, transport: Transport, peer: Peer) -> Coroutine[Any, Any, None]:
+        connection = Connection(transport, self._host, self._watch, peer=peer, on_end=self._on_end)
         self._connections.add(connection)
         if self.is_draining:
             connection.drain(_DRAINING)
         return connection.run()
+
+    async def _serve_tls(self, inner: Transport, peer: Peer) -> None:
+        assert self._handshakes is not None
+        transport = await self._handshakes.accept(inner)
+        if transport is not None:
+            await self._serve(transport, dataclasses.replace(peer, certificate=transport.certificate))
 
     async def _turn_away(self, stream: trio.abc.Stream) -> None:
         """Tells a client that there are too many; if there are too many to be told, not even that."""
@@ -183,7 +236,11 @@ class Server:
             return
         self._turned_away += 1
         try:
-            connection = Connection(transport_of(stream, address_of(stream)), Host({}, self._host.limits))
+            inner = transport_of(stream, address_of(stream))
+            transport = inner if self._handshakes is None else await self._handshakes.accept(inner)
+            if transport is None:
+                return
+            connection = Connection(transport, Host({}, self._host.limits))
             connection.drain(
                 Unavailable(f"{self._host.limits.max_connections} connections are open, the most that are served")
             )
@@ -197,9 +254,13 @@ async def serve_tcp(
     port: int,
     *,
     host: str | None = "127.0.0.1",
+    ssl_context: ssl.SSLContext | None = None,
+    authenticate: Authenticate | None = None,
+    authorize: Authorize | None = None,
     interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     send_tracebacks: bool = False,
+    allow_insecure: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves on a TCP port until cancelled: ``server = await nursery.start(trpc.serve_tcp, Calculator(), 0)``.
@@ -210,24 +271,47 @@ async def serve_tcp(
         services: one service object, several in a list, or a mapping of names to objects.
         port: 0 takes any free port; see ``server.url``.
         host: the address to listen on; None: all of this machine's.
+        ssl_context: serve with TLS, and show the certificate that was loaded into it with ``load_cert_chain()``. Made by
+            ``ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)``.
+        authenticate: says who a client is: a function, async or not, that takes its :class:`Credentials` and returns an
+            identity, which is then that of its :class:`Peer`. Returning None or raising :exc:`Unauthenticated` refuses it:
+            its calls raise that, and none of them is executed.
+        authorize: says what a client may call: a plain function that takes the :class:`Peer` and the name of a method,
+            such as ``"Calculator.add"``, and returns True or False. False: the call raises :exc:`Unauthenticated`. It is
+            asked for each call, and also for names of which there is no method.
         interceptors: put around the handler of each call, the first one outermost; see :data:`Interceptor`. They are not
             put around calls back, through ``trpc.current_call().client``.
         limits: what this side accepts.
         send_tracebacks: let errors carry the handler's traceback; it shows the server's code to callers.
+        allow_insecure: do not warn if other machines can reach it, and it has neither TLS nor ``authenticate``.
         task_status: gets the :class:`Server` once it listens.
 
+    Warns:
+        InsecureWarning: it is so.
+
     Raises:
-        TypeError, ValueError: a service cannot be served, or the port is out of range.
+        TypeError, ValueError: a service cannot be served, the port is out of range, or another option is wrong.
         OSError: the port is in use or needs privileges; the message says what to do.
     """
-    server = Server(Host(table_of(services), limits, send_tracebacks=send_tracebacks, interceptors=interceptors))
-    await server.serve_listeners(await open_tcp_listeners(port, host), task_status)
+    shared = Host(
+        table_of(services),
+        limits,
+        send_tracebacks=send_tracebacks,
+        interceptors=interceptors,
+        authenticate=authenticate,
+        authorize=authorize,
+    )
+    server = Server(shared, ssl_context)
+    await server.serve_listeners(await open_tcp_listeners(port, host), task_status, allow_insecure=allow_insecure)
 
 
 async def serve_unix(
     services: Services,
     path: str | os.PathLike[str],
     *,
+    mode: int = 0o600,
+    authenticate: Authenticate | None = None,
+    authorize: Authorize | None = None,
     interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     send_tracebacks: bool = False,
@@ -235,38 +319,69 @@ async def serve_unix(
 ) -> None:
     """Serves on a Unix socket, which only this user can connect to and which is removed at the end.
 
-    As :func:`serve_tcp`, but for ``path``, where there may be no file yet, or a socket that a killed
-    process has left.
+    As :func:`serve_tcp`, but for ``path``, where there may be no file yet, or a socket that a killed process has left,
+    and ``mode``: the permissions of the socket. To connect takes that of writing: with ``0o660`` its group may as well.
     """
-    server = Server(Host(table_of(services), limits, send_tracebacks=send_tracebacks, interceptors=interceptors))
-    async with unix_listener(path) as listener:
-        await server.serve_listeners([listener], task_status)
+    shared = Host(
+        table_of(services),
+        limits,
+        send_tracebacks=send_tracebacks,
+        interceptors=interceptors,
+        authenticate=authenticate,
+        authorize=authorize,
+    )
+    server = Server(shared)
+    async with unix_listener(path, mode) as (listener, remove):
+        await server.serve_listeners([listener], task_status, on_stop=remove)
 
 
 async def serve_listeners(
     services: Services,
     listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
     *,
+    ssl_context: ssl.SSLContext | None = None,
+    authenticate: Authenticate | None = None,
+    authorize: Authorize | None = None,
     interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     send_tracebacks: bool = False,
+    allow_insecure: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As :func:`serve_tcp`, on listeners that are open already, and that it closes at the end."""
-    server = Server(Host(table_of(services), limits, send_tracebacks=send_tracebacks, interceptors=interceptors))
-    await server.serve_listeners(listeners, task_status)
+    shared = Host(
+        table_of(services),
+        limits,
+        send_tracebacks=send_tracebacks,
+        interceptors=interceptors,
+        authenticate=authenticate,
+        authorize=authorize,
+    )
+    server = Server(shared, ssl_context)
+    await server.serve_listeners(listeners, task_status, allow_insecure=allow_insecure)
 
 
 async def serve_stream(
     services: Services,
     stream: trio.abc.Stream,
     *,
+    ssl_context: ssl.SSLContext | None = None,
+    authenticate: Authenticate | None = None,
+    authorize: Authorize | None = None,
     interceptors: Sequence[Interceptor] = (),
     limits: Limits | None = None,
     send_tracebacks: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves one stream that is open already, until it ends; closes it. Otherwise as :func:`serve_tcp`."""
-    server = Server(Host(table_of(services), limits, send_tracebacks=send_tracebacks, interceptors=interceptors))
+    shared = Host(
+        table_of(services),
+        limits,
+        send_tracebacks=send_tracebacks,
+        interceptors=interceptors,
+        authenticate=authenticate,
+        authorize=authorize,
+    )
+    server = Server(shared, ssl_context)
     task_status.started(server)
     await server.serve_stream(stream)

@@ -108,7 +108,7 @@ class SocketTransport:
         # A slow network may take bytes, and not enough of them for the socket to be called writable.
         try:
             (size,) = _INT.unpack(fcntl.ioctl(self._fd, termios.TIOCOUTQ, bytes(_INT.size)))
-        except OSError:  # not on this system, or closed
+        except (OSError, ValueError):  # not on this system, or closed
             return 0
         return int(size)
 

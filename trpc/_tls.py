@@ -65,12 +65,14 @@ class TlsTransport:
         "_has_more",
         "_incoming",
         "_inner",
+        "_is_cut",
         "_is_ended",
         "_is_sending",
         "_outgoing",
         "_rest",
         "_ssl",
         "address",
+        "reads_much",
     )
 
     def __init__(
@@ -82,6 +84,7 @@ class TlsTransport:
         server_hostname: str | None = None,
     ) -> None:
         self.address = inner.address
+        self.reads_much = False
         self._inner = inner
         self._at_once = isinstance(inner, SocketTransport)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -95,19 +98,13 @@ class TlsTransport:
         self._is_sending = False
         """Whether somebody waits for the inner transport to take the rest."""
         self._is_ended = False
-        """Whether no more is sent: this side has said so, or the end of a record could not be sent."""
+        """Whether this side has said that it sends no more. Nobody reads what comes then, apart from the end."""
+        self._is_cut = False
+        """Whether a part of a record may have left, so that nothing can follow it."""
         self._has_more = False
         """Whether something may be decrypted, or is to be told, without anything new from the peer."""
         self._failure: ssl.SSLError | None = None
         self._began_as_trpc = False
-
-    @property
-    def reads_much(self) -> bool:
-        return self._inner.reads_much
-
-    @reads_much.setter
-    def reads_much(self, value: bool) -> None:
-        self._inner.reads_much = value
 
     @property
     def certificate(self) -> Mapping[str, Any] | None:
@@ -181,15 +178,15 @@ class TlsTransport:
     # --- reading ---
 
     def wait_readable(self) -> Coroutine[Any, Any, None]:
-        return trio.lowlevel.checkpoint() if self._has_more else self._inner.wait_readable()
+        return trio.lowlevel.checkpoint() if self._has_more else self._inner.wait_readable()  # noqa: ASYNC105 - awaited there
 
     def receive_nowait(self) -> bytes | bytearray | None:
         if self._is_ended:
-            # Nobody reads it any more, apart from its end.
             return self._inner.receive_nowait()
         parts: list[bytes] = []
         came = 0 if self._has_more else self._fill()
         self._has_more = False
+        data: bytes | None = b""
         while len(parts) < _MAX_RECORDS:
             try:
                 data = self._read(_RECORD)
@@ -232,6 +229,7 @@ class TlsTransport:
 
     def _fill(self) -> int:
         """Takes what is there of the encrypted bytes, and says how many there were; of their end it says 1."""
+        self._inner.reads_much = self.reads_much
         data = self._inner.receive_nowait()
         if data is None:
             return 0
@@ -291,6 +289,8 @@ class TlsTransport:
         return len(data)
 
     def _encrypt(self, data: bytes | memoryview) -> None:
+        if self._is_ended:
+            raise trio.ClosedResourceError("this side has closed the connection")
         try:
             while data:
                 data = data[self._ssl.write(data) :]
@@ -312,8 +312,7 @@ class TlsTransport:
                 taken = await self._inner.send([self._rest])
                 self._rest = self._rest[taken:]
         except BaseException:
-            # A part of a record may have left, and nothing can follow it.
-            self._is_ended = True
+            self._is_cut = True
             raise
         finally:
             self._is_sending = False
@@ -329,9 +328,10 @@ class TlsTransport:
 
     async def _send_end(self) -> None:
         """Says that this was all, so that the peer can tell it from an end that somebody else has made."""
-        if self._is_ended or self._is_sending:
+        if self._is_ended or self._is_cut or self._is_sending:
             return
         self._is_ended = True
+        self._has_more = False
         # It waits for the peer's as well, which is not there, or not the next thing.
         with contextlib.suppress(ssl.SSLError):
             self._ssl.unwrap()
@@ -342,7 +342,7 @@ class TlsTransport:
     async def close(self) -> None:
         self._has_more = False
         try:
-            with trio.move_on_after(_END_TIME), contextlib.suppress(*_BROKEN):
+            with trio.move_on_after(_END_TIME, shield=True), contextlib.suppress(*_BROKEN):
                 await self._send_end()
         finally:
             await self._inner.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 
 import pytest
 import trio
@@ -127,6 +128,8 @@ def test_hello(vector):
     assert (hello.has_fragments, hello.has_streams) == (FRAGMENTS in features, STREAMS in features)
     for name in ("max_message_size", "max_calls", "max_depth", "stream_credit"):
         assert getattr(hello, name) == vector[name]
+    for name in ("control_burst", "control_rate"):
+        assert getattr(hello, name) == vector.get(name)
     assert (hello.encode() == data_of(vector["hex"])) is vector["canonical"]
 
 
@@ -306,7 +309,8 @@ def limits_of(opening: bytes) -> trpc.Limits:
     (hello,) = FrameReader(max_body=16384).feed(opening)
     fields = untag(read(hello.body))
     assert fields.pop("features") == [FRAGMENTS, STREAMS]
-    return trpc.Limits(**fields)
+    # Without a bound it is not announced.
+    return trpc.Limits(**{"control_rate": math.inf, **fields})
 
 
 def do(protocol: Protocol, step: dict) -> bytes:

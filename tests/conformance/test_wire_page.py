@@ -165,7 +165,7 @@ def test_request_elements():
 def test_numbers():
     assert (VERSION, HEADER_SIZE, IGNORABLE, ALWAYS_ACCEPTED) == (1, 12, 0x80, 16384)
     assert trpc.Limits().max_hello_size == ALWAYS_ACCEPTED
-    assert Hello(16384, 1, 64) == UNTIL_HELLO
+    assert Hello(16384, 1, 64, control_burst=1, control_rate=UNTIL_HELLO.control_rate) == UNTIL_HELLO
     assert MAX_TIME_LEFT == 31_536_000
     assert MAGIC == annotate.MAGIC
     assert (ITEMS_COST, MAX_STREAM, MAX_CREDIT, MAX_END_SIZE) == (16, 65535, 2**63 - 1, 65536)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from trpc._protocol import Protocol
 HERE = Path(__file__).parent
 MAX_DEPTH = 64
 # What the examples of the page announce.
-LIMITS = trpc.Limits(max_message_size=16777216, max_calls=1000, max_depth=MAX_DEPTH, stream_credit=262144)
+LIMITS = trpc.Limits(
+    max_message_size=16777216, max_calls=1000, max_depth=MAX_DEPTH, stream_credit=262144, control_rate=math.inf
+)
 OPENING = Protocol(LIMITS).opening()
 
 

@@ -1029,3 +1029,34 @@ def test_the_room_is_closed():
         assert end(server, signal.SIGINT) == (130, "", "")
         assert ada.wait(timeout=TIMEOUT) == 1
         assert re.fullmatch(r"error: connection .* lost: .*\n", ada.stderr.read())
+
+
+# --- graceful ---
+
+GRACEFUL = "-m", "examples.graceful"
+
+
+@pytest.mark.parametrize("way", [["-m", "examples.graceful"], ["examples/graceful.py"]])
+def test_graceful(way):
+    result = run(*way)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = re.fullmatch(
+        """\
+50 calls were answered, and 5 streams are read: SIGTERM
+answered: (.*), refused: 20, lost: 0
+streams that have ended in order: 5
+the server has begun (.*) calls
+its exit code: 0
+connecting now: Unavailable
+""",
+        result.stdout,
+    )
+    assert int(found[1]) >= 50
+    assert found[1] == found[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_graceful_server_by_hand(number):
+    with started(*GRACEFUL, "serve") as server:
+        assert server.stdout.readline().startswith("tcp://127.0.0.1:")
+        assert end(server, number) == (0, "the server has begun 0 calls\n", "")

@@ -344,7 +344,7 @@ class Conversation(RuleBasedStateMachine):
             # Those of which fragments are missing are open too, and nobody above knows.
             incomplete = side.protocol._fragments._messages if side.protocol._fragments else {}
             requests = {call_id for kind, call_id, _ in incomplete if kind == Kind.REQUEST}
-            assert side.protocol._open_incoming == set(side.served) | requests
+            assert set(side.protocol._open_incoming) == set(side.served) | requests
 
     @precondition(lambda self: not any(side.arriving for side in self.sides) and self.sides[0].is_open)
     @invariant()

@@ -58,7 +58,9 @@ async def test_the_deadline_travels_as_time_left(autojump_clock):
 
 
 async def test_on_the_wire_it_is_a_duration_and_absent_if_there_is_none(autojump_clock):
-    async with client_of_raw_peer() as (client, peer):
+    # The peer answers no pings.
+    limits = trpc.Limits(keepalive_interval=math.inf)
+    async with client_of_raw_peer(limits=limits) as (client, peer):
         await peer.open()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.call, "A.b")

@@ -686,7 +686,9 @@ async def test_a_quiet_connection_beside_one_with_always_something_to_read(monke
     reads = collections.Counter()
     plain = Connection._receive
 
-    async with connected(service) as (client, _), raw_client_and_server(service) as (peer, server):
+    # Else the number of the frames would end the connection.
+    limits = trpc.Limits(control_burst=2**31)
+    async with connected(service) as (client, _), raw_client_and_server(service, limits=limits) as (peer, server):
         await peer.stream.send_all(encoded(1, "Hog.plain"))
         assert (await peer.receive())[:2] == (Kind.RESULT, 1)
         await client.ping()

@@ -8,9 +8,11 @@ refused, are errors.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Protocol, assert_type
 
 import trio
@@ -377,6 +379,64 @@ async def wrong(client: trpc.Client) -> None:
     with trpc.metadata(tenant=["a"]):  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         pass
     print(number, text)
+
+
+async def tagging(call: trpc.Call, proceed: trpc.Proceed) -> Any:
+    assert_type(call.method, str)
+    assert_type(call.args, tuple[Any, ...])
+    assert_type(call.peer, trpc.Peer)
+    assert_type(call.is_incoming, bool)
+    changed = dataclasses.replace(call, args=(*call.args, 1), metadata={**call.metadata, "tag": b"x"})
+    assert_type(changed, trpc.Call)
+    return await proceed(changed)
+
+
+async def answering(call: trpc.Call, proceed: trpc.Proceed) -> str:
+    return call.method
+
+
+class Counting:
+    calls = 0
+
+    async def __call__(self, call: trpc.Call, proceed: trpc.Proceed) -> object:
+        self.calls += 1
+        call.method = "other"  # type: ignore[misc] # pyright: ignore[reportAttributeAccessIssue]
+        return await proceed(call)
+
+
+def plain(call: trpc.Call, proceed: trpc.Proceed) -> str:
+    return call.method
+
+
+async def without_proceed(call: trpc.Call) -> None:
+    pass
+
+
+async def intercepting(stream: trio.abc.Stream, listeners: list[trio.SocketListener]) -> None:
+    interceptors: list[trpc.Interceptor] = [trpc.log_calls, tagging, answering, Counting()]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(trpc.serve_tcp, Calculator(2), 0, interceptors=interceptors))
+        await trpc.serve_unix(Calculator(2), "path", interceptors=[trpc.log_calls])
+        await trpc.serve_stream(Calculator(2), stream, interceptors=(trpc.log_calls, tagging))
+        await trpc.serve_listeners(Calculator(2), listeners, interceptors=interceptors)
+        async with trpc.connect("tcp://localhost:1", interceptors=interceptors) as client:
+            assert_type(await client.proxy(Calculator).add(1, 2), float)
+        trpc.connect_stream(stream, interceptors=[Counting()])
+        trpc.connect("tcp://localhost:1", interceptors=trpc.log_calls)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        trpc.connect("tcp://localhost:1", interceptors=[plain])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+        trpc.connect("tcp://localhost:1", interceptors=[without_proceed])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+
+
+async def stopping(server: trpc.Server) -> None:
+    assert_type(server.is_draining, bool)
+    await server.drain()
+    await server.drain(2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trpc.drain_on_signal, server)
+        nursery.start_soon(partial(trpc.drain_on_signal, server, grace=1.5))
+    assert_type(await trpc.drain_on_signal(server), None)
+    await trpc.drain_on_signal(server, 2)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    await server.drain("2")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 async def serving() -> None:

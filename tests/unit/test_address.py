@@ -12,7 +12,15 @@ import trio
 import trio.testing
 
 import trpc
-from trpc._address import address_of, open_stream, open_tcp_listeners, unix_listener, url_of
+from trpc._address import (
+    address_of,
+    open_stream,
+    open_tcp_listeners,
+    tls_host_of,
+    unix_listener,
+    unix_peer_of,
+    url_of,
+)
 
 
 async def accepts_and_echoes(listener, nursery):
@@ -80,7 +88,7 @@ async def test_parts_of_a_url_that_mean_nothing_are_refused(url, monkeypatch):
 
 
 async def test_the_error_names_the_forms_that_are_known():
-    with pytest.raises(ValueError, match="use tcp://host:port or unix:///path"):
+    with pytest.raises(ValueError, match="use tcp://host:port, tls://host:port or unix:///path"):
         await open_stream("ftp://x")
 
 
@@ -216,7 +224,7 @@ async def test_connecting_fails(error, refused, message, monkeypatch):
 @pytest.mark.parametrize("convert", [str, pathlib.Path, os.fsencode])
 async def test_unix(nursery, short_path, convert):
     path = short_path / "sock"
-    async with unix_listener(convert(path)) as listener:
+    async with unix_listener(convert(path)) as (listener, _):
         await accepts_and_echoes(listener, nursery)
         assert url_of(listener) == f"unix://{path}"
         await check_echo(url_of(listener))
@@ -225,7 +233,7 @@ async def test_unix(nursery, short_path, convert):
 
 @pytest.mark.parametrize("name", ["a b", "a#b", "a?b", "a%b", "a%20b", "ü", ";=&", "a:b@c"])
 async def test_the_url_of_any_path_leads_to_it(nursery, short_path, name):
-    async with unix_listener(short_path / name) as listener:
+    async with unix_listener(short_path / name) as (listener, _):
         await accepts_and_echoes(listener, nursery)
         await check_echo(url_of(listener))
         nursery.cancel_scope.cancel()
@@ -233,7 +241,7 @@ async def test_the_url_of_any_path_leads_to_it(nursery, short_path, name):
 
 async def test_the_url_of_a_relative_path_is_absolute(short_path, monkeypatch):
     monkeypatch.chdir(short_path)
-    async with unix_listener("sock") as listener:
+    async with unix_listener("sock") as (listener, _):
         assert url_of(listener) == f"unix://{short_path}/sock"
 
 
@@ -279,7 +287,7 @@ def left_behind(path):
 
 async def test_a_socket_that_nobody_listens_on_is_replaced(nursery, short_path):
     left_behind(short_path / "sock")
-    async with unix_listener(short_path / "sock") as listener:
+    async with unix_listener(short_path / "sock") as (listener, _):
         await accepts_and_echoes(listener, nursery)
         await check_echo(url_of(listener))
         nursery.cancel_scope.cancel()
@@ -287,7 +295,7 @@ async def test_a_socket_that_nobody_listens_on_is_replaced(nursery, short_path):
 
 async def test_a_socket_that_somebody_listens_on_is_left_alone(nursery, short_path):
     path = short_path / "sock"
-    async with unix_listener(path) as listener:
+    async with unix_listener(path) as (listener, _):
         await accepts_and_echoes(listener, nursery)
         with pytest.raises(
             OSError, match=f"cannot listen on the Unix socket '{path}': another process listens"
@@ -342,3 +350,92 @@ async def test_a_port_is_an_integer(port):
 async def test_a_host_name_that_cannot_be_one(host):
     with pytest.raises(ValueError, match="has no possible host name"):
         await open_stream(f"tcp://{host}.invalid:80")
+
+
+# --- permissions, who listens next, and who connects ---
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o777])
+async def test_permissions(short_path, mode):
+    async with unix_listener(short_path / "sock", mode):
+        assert stat.S_IMODE((short_path / "sock").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "error"), [("600", TypeError), (True, TypeError), (-1, ValueError), (0o1000, ValueError)]
+)
+async def test_what_are_no_permissions(short_path, mode, error):
+    with pytest.raises(error, match="mode"):
+        async with unix_listener(short_path / "sock", mode):
+            pytest.fail("it listens")
+    assert not (short_path / "sock").exists()
+
+
+async def test_the_socket_of_who_listens_next_is_left_alone(nursery, short_path):
+    path = short_path / "sock"
+    async with unix_listener(path) as (one, remove):
+        remove()
+        assert not path.exists()
+        # As after a drain: the old one is still there.
+        async with unix_listener(path) as (two, _):
+            await accepts_and_echoes(two, nursery)
+            remove()
+            await check_echo(url_of(two))
+            await one.aclose()
+            await check_echo(url_of(two))
+            nursery.cancel_scope.cancel()
+    assert not path.exists()
+
+
+async def test_permissions_that_cannot_be_set(short_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    with pytest.raises(PermissionError):
+        async with unix_listener(short_path / "sock"):
+            pytest.fail("it listens")
+    assert not (short_path / "sock").exists()
+
+
+async def test_the_process_at_the_other_end(short_path):
+    async with unix_listener(short_path / "sock") as (listener, _):
+        async with await open_stream(url_of(listener)) as ours, await listener.accept() as theirs:
+            expected = (os.getpid(), os.getuid(), os.getgid())
+            assert unix_peer_of(ours) == unix_peer_of(theirs) == expected
+    assert unix_peer_of(theirs) is None, "closed"
+    assert unix_peer_of(trio.testing.memory_stream_pair()[0]) is None
+    with trio.socket.socket() as tcp:
+        assert unix_peer_of(trio.SocketStream(tcp)) is None
+
+
+async def test_where_the_kernel_does_not_tell(monkeypatch):
+    monkeypatch.delattr(socket, "SO_PEERCRED")
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        assert unix_peer_of(trio.SocketStream(ours)) is None
+
+
+# --- TLS ---
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [("tls://Host:1", "host"), ("tls://[::1]:1", "::1"), ("tcp://host:1", None), ("tls://[x", None), ("tls:", None)],
+)
+def test_the_host_of_a_tls_url(url, host):
+    assert tls_host_of(url, has_context=False) == host
+
+
+@pytest.mark.parametrize("url", ["tls://localhost", "tls://:1", "tls://host:0", "tls://host:1/path"])
+async def test_the_form_of_a_tls_url(url):
+    with pytest.raises(ValueError, match="not of the form tls://host:port"):
+        await open_stream(url)
+
+
+async def test_the_url_of_a_listener_with_tls(nursery):
+    (listener,) = await open_tcp_listeners(0, "127.0.0.1")
+    await accepts_and_echoes(listener, nursery)
+    assert url_of(listener, tls=True) == url_of(listener).replace("tcp:", "tls:")
+    await check_echo(url_of(listener, tls=True))
+    nursery.cancel_scope.cancel()

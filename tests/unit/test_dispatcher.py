@@ -140,10 +140,11 @@ def request(method, *args, streams=None):
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_incomplete": 12_000, "max_calls": 10, "max_message_size": 1000}, {"max_calls": 2}]
+    "limits", [{"max_bytes_in_flight": 12_000, "max_calls": 10, "max_message_size": 1000}, {"max_calls": 2}]
 )
 async def test_requests_of_which_fragments_are_missing(limits):
-    async with raw_client_of(Service(), limits=trpc.Limits(**limits)) as raw:
+    used = trpc.Limits(**limits)
+    async with raw_client_of(Service(), limits=used) as raw:
         peer = with_features(raw)
         await peer.open()
         body = request("note", "x" * 7000, False)
@@ -151,8 +152,11 @@ async def test_requests_of_which_fragments_are_missing(limits):
             await peer.send(Kind.REQUEST, call_id, body[:5000], flags=1)
         error = await peer.receive_error(3)
         assert error["code"] == OVERLOADED
-        assert error["message"].startswith("more than ")
-        assert error["message"].endswith("are on their way in fragments")
+        assert error["message"] == (
+            f"more than {used.max_calls} requests are on their way in fragments,"
+            f" or {used.max_bytes_in_flight} bytes of requests are held for this connection,"
+            f" or {used.max_server_bytes_in_flight} for all"
+        )
         # The rest of it is ignored, and there is room for that of the first.
         await peer.send(Kind.REQUEST, 3, body[5000:], flags=2)
         await peer.send(Kind.CANCEL, 2)

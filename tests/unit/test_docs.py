@@ -12,12 +12,21 @@ import pytest
 import trpc
 
 ROOT = Path(__file__).parents[2]
+PAGES = [
+    "README.md",
+    "docs/index.md",
+    "docs/tutorial.md",
+    "docs/streams.md",
+    "docs/interceptors.md",
+    "docs/logging.md",
+    "docs/shutdown.md",
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def programs():
     """Each complete program, with the text block that follows it, if any."""
-    for page in ("README.md", "docs/index.md", "docs/tutorial.md", "docs/streams.md"):
+    for page in PAGES:
         blocks = BLOCK.findall((ROOT / page).read_text())
         for number, (language, text) in enumerate(blocks, 1):
             if language == "python" and "trio.run(" in text:

@@ -9,6 +9,7 @@ from trpc import Limits, ProtocolError
 from trpc._fragments import FRAGMENTED, REQUESTS, Fragments
 from trpc._frames import CONTINUED, MORE, Cutter, Frame, FrameReader, frame_of
 from trpc._messages import Kind
+from trpc._share import Share
 
 FIRST, MIDDLE, LAST = MORE, MORE | CONTINUED, CONTINUED
 FRAME = Frame(Kind.RESULT, 7, b"abc", FIRST)
@@ -26,7 +27,9 @@ class Incomplete:
     """The fragments of a connection, and what was asked of the first ones."""
 
     def __init__(self, *, max_requests=10, max_size=UNIT * 1000, max_body=UNIT * 1000):
-        self.fragments = Fragments(Limits(max_calls=max_requests, max_incomplete=max_size, max_message_size=1))
+        limits = Limits(max_calls=max_requests, max_bytes_in_flight=max_size, max_message_size=1)
+        self.share = Share(limits)
+        self.fragments = Fragments(limits, self.share)
         self.max_body = max_body
         self.asked: list[Frame] = []
         self.begins = True
@@ -292,12 +295,13 @@ def test_room_is_given_back(end):
             assert len(incomplete.add(Frame(Kind.REQUEST, call_id, units("7890"), LAST)).body) == 10 * UNIT
         else:
             assert incomplete.fragments.drop_request(call_id)
+        assert incomplete.share.taken == 0
 
 
 @pytest.mark.parametrize("max_calls", [1, 3])
 def test_one_request_fits_in_any_case_beside_the_beginnings_of_others(max_calls):
-    limits = Limits(max_incomplete=1, max_message_size=50_000, max_calls=max_calls)
-    fragments = Fragments(limits)
+    limits = Limits(max_bytes_in_flight=1, max_message_size=50_000, max_calls=max_calls)
+    fragments = Fragments(limits, Share(limits))
     for call_id in range(2, max_calls + 1):
         assert fragments.add(Frame(Kind.REQUEST, call_id, bytes(1024), FIRST), bool, max_body=50_000) is None
     assert fragments.add(Frame(Kind.REQUEST, 1, bytes(1024), FIRST), bool, max_body=50_000) is None
@@ -321,3 +325,30 @@ def test_what_answers_this_side_is_not_counted():
     incomplete = Incomplete(max_size=1, max_requests=1, max_body=10_000)
     for kind in sorted(FRAGMENTED - REQUESTS):
         assert incomplete.add_all(kind, bytes(2000), bytes(2000))[-1].body == bytes(4000)
+        assert incomplete.share.taken == 0
+
+
+def test_what_counts_elsewhere_leaves_less_room():
+    incomplete = Incomplete(max_size=10 * UNIT)
+    incomplete.share.add(9 * UNIT)
+    assert incomplete.add(Frame(Kind.REQUEST, 1, units("12"), FIRST)) == Frame(Kind.REQUEST, 1, b"", MORE)
+    assert incomplete.share.taken == 9 * UNIT
+    incomplete.begin(Kind.REQUEST, units("1"), call_id=2)
+    assert incomplete.share.taken == 10 * UNIT
+    incomplete.share.give_back(9 * UNIT)
+    whole = incomplete.add(Frame(Kind.REQUEST, 2, units("234567890"), LAST))
+    assert whole.body == units("1") + units("234567890")
+    assert incomplete.share.taken == 0
+
+
+@pytest.mark.parametrize("kind", sorted(FRAGMENTED))
+def test_any_message_is_given_up_by_a_frame_of_it(kind):
+    incomplete = Incomplete()
+    frame = Frame(kind, 1, b"", LAST)
+    assert not incomplete.fragments.drop(frame)
+    incomplete.begin(kind)
+    assert incomplete.fragments.has(frame)
+    assert incomplete.fragments.drop(frame)
+    assert not incomplete.fragments.has(frame)
+    assert incomplete.share.taken == 0
+    assert incomplete.rest_is_lost(kind)

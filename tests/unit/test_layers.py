@@ -25,6 +25,7 @@ LAYERS = [
     ["_pings", "_outgoing_stream", "_incoming_stream"],
     ["_call_log", "_pump", "_outgoing_call"],
     ["_acknowledgements", "_argument_streams", "_requests"],
+    ["_control"],
     ["_caller"],
     ["_stream_call"],
     ["_proxy", "_outgoing_interceptors"],

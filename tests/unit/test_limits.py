@@ -12,8 +12,9 @@ from trpc._messages import Hello
 
 NAMES = [field.name for field in dataclasses.fields(Limits)]
 # What the hello announces, as integers.
-ANNOUNCED = [field.name for field in dataclasses.fields(Hello) if field.name != "features"]
-TIMES = ["hello_timeout", "max_call_time"]
+ANNOUNCED = [field.name for field in dataclasses.fields(Hello) if field.name in NAMES and field.name != "control_rate"]
+# With a fraction, if they like.
+NUMBERS = [field.name for field in dataclasses.fields(Limits) if isinstance(field.default, float)]
 
 
 def test_the_defaults_that_the_documentation_promises():
@@ -25,8 +26,21 @@ def test_the_defaults_that_the_documentation_promises():
     assert limits.max_unsent == 4 * 2**20
     assert limits.stream_credit == 512 * 2**10
     assert limits.max_streams == 128
-    assert limits.max_incomplete == 64 * 2**20
+    assert limits.max_bytes_in_flight == 64 * 2**20
+    assert limits.max_server_bytes_in_flight == 512 * 2**20
+    assert limits.max_connections == 10_000
     assert limits.hello_timeout == 5.0
+    assert limits.tls_timeout == 10.0
+    assert limits.write_timeout == 10.0
+    assert limits.frame_timeout == 30.0
+    assert limits.keepalive_interval == 20.0
+    assert limits.keepalive_timeout == 20.0
+    assert limits.idle_timeout == math.inf
+    assert limits.max_call_time == math.inf
+    assert limits.control_burst == 1000
+    assert limits.control_rate == 100.0
+    assert limits.drain_grace == 10.0
+    assert len(NAMES) == 21, "one is missing here"
 
 
 def test_limits_are_frozen_values():
@@ -56,8 +70,8 @@ def test_the_least_and_the_large_are_accepted(name):
     assert getattr(Limits(**{name: 2**31}), name) == 2**31
 
 
-@pytest.mark.parametrize("name", TIMES)
-def test_a_time_may_be_without_bound(name):
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_time_and_a_rate_may_be_without_bound(name):
     assert getattr(Limits(**{name: math.inf}), name) == math.inf
 
 
@@ -75,7 +89,7 @@ def test_what_no_hello_can_carry_is_refused(name):
         Limits(**{name: 2**64})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in TIMES])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NUMBERS])
 @pytest.mark.parametrize("value", [1.5, 1.0, math.inf, 2**31 + 1])
 def test_what_is_counted_is_counted_in_whole_numbers(name, value):
     with pytest.raises(ValueError, match=rf"Limits\.{name} must be an integer up to"):

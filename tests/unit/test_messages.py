@@ -1,5 +1,6 @@
 """Bodies of the messages: what a hello and a request must and may be."""
 
+import dataclasses
 import math
 import re
 
@@ -64,10 +65,13 @@ def test_hello_on_the_wire():
 
 
 def test_hello_of_limits():
-    limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4)
-    assert Hello.of(limits) == Hello(1, 2, 3, ("fragments", "streams"), 4)
+    limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4, control_burst=5, control_rate=0.5)
+    assert Hello.of(limits) == Hello(1, 2, 3, ("fragments", "streams"), 4, 5, 0.5)
+    # What has no bound is not announced.
+    unbounded = dataclasses.replace(limits, control_rate=math.inf)
+    assert Hello.of(unbounded) == Hello(1, 2, 3, ("fragments", "streams"), 4)
     hello = Hello.of(Limits())
-    assert hello == Hello(16 * 2**20, 1000, 64, ("fragments", "streams"), Limits().stream_credit)
+    assert hello == Hello(16 * 2**20, 1000, 64, ("fragments", "streams"), Limits().stream_credit, 1000, 100.0)
     assert Hello.decode(hello.encode()) == hello
 
 
@@ -180,6 +184,28 @@ def test_each_limit_of_a_hello_is_required(field):
 def test_each_limit_of_a_hello_is_positive(field, value):
     with pytest.raises(ProtocolError, match=f"announces a {field} of {value}"):
         Hello.decode(msgpack.packb({**HELLO, field: value}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"control_burst": 10},
+        {"control_rate": 1.0},
+        {"control_burst": 10, "control_rate": 0},
+        {"control_burst": 10, "control_rate": -1},
+        {"control_burst": 10, "control_rate": math.nan},
+        {"control_burst": 10, "control_rate": math.inf},
+    ],
+)
+def test_a_rate_is_whole_and_above_zero(fields):
+    with pytest.raises(ProtocolError, match="announces a control_burst of .* a second"):
+        Hello.decode(msgpack.packb({**HELLO, **fields}))
+
+
+@pytest.mark.parametrize("rate", [1, 0.001, 1e300])
+def test_a_rate_may_be_any_other_number(rate):
+    hello = Hello.decode(msgpack.packb({**HELLO, "control_burst": 10, "control_rate": rate}))
+    assert (hello.control_burst, hello.control_rate) == (10, rate)
 
 
 @pytest.mark.parametrize("value", [1, 2**64 - 1])
@@ -471,3 +497,31 @@ def test_what_is_granted_by_default_can_be_granted():
     assert decode_credit(encode_credit(Limits().stream_credit)) == Limits().stream_credit
     assert ITEMS_COST > 0
     assert MAX_STREAM == 2**16 - 1
+
+
+# --- the token in a hello ---
+
+
+def test_a_token_is_in_the_bytes_and_not_in_the_text():
+    hello = Hello(1000, 10, 5, token="secret")
+    assert msgpack.unpackb(hello.encode()) == {**HELLO, "token": "secret"}
+    assert "secret" not in repr(hello)
+    assert hello == Hello(1000, 10, 5), "it does not tell two apart"
+    assert Hello.decode(hello.encode()).token == "secret"
+
+
+def test_a_token_is_not_kept():
+    body = Hello(1000, 10, 5, token="secret").encode()
+    one = Hello.decode(body)
+    assert Hello.decode(body) is not one
+    shared = one.without_token()
+    assert shared.token is None
+    assert Hello.decode(body).without_token() is shared
+    assert Hello.of(Limits(), "secret").token == "secret"
+
+
+@pytest.mark.parametrize("token", [1, b"secret", ["secret"], {"secret": 1}])
+def test_a_token_that_is_no_text(token):
+    with pytest.raises(ProtocolError, match="hello cannot be read") as caught:
+        Hello.decode(msgpack.packb({**HELLO, "token": token}))
+    assert "secret" not in str(caught.value)

@@ -70,8 +70,8 @@ def refuses(protocol, data, match):
 
 
 def test_the_opening_announces_the_limits():
-    limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4)
-    hello = Hello(1, 2, 3, ("fragments", "streams"), 4)
+    limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4, control_burst=5, control_rate=6)
+    hello = Hello(1, 2, 3, ("fragments", "streams"), 4, 5, 6)
     assert Protocol(limits).opening() == PREAMBLE + encode_frame(Kind.HELLO, 0, hello.encode())
 
 
@@ -758,7 +758,7 @@ def test_whole_items_in_the_middle_of_others(kind):
 
 
 def test_requests_that_are_not_complete_are_limited_in_all():
-    protocol = machine(max_incomplete=50_000, max_message_size=1, max_calls=5)
+    protocol = machine(max_bytes_in_flight=50_000, max_message_size=1, max_calls=5)
     _, last = fragments(Kind.REQUEST, bytes(10_000), bytes(5), call_id=1)
     for call_id in range(1, 5):
         assert receive(protocol, fragments(Kind.REQUEST, bytes(10_000), bytes(5), call_id=call_id)[0]) == []

@@ -19,6 +19,7 @@ class Caller:
 
     def __init__(self):
         self.calls = []
+        self.plain = self
 
     async def call(self, method, args, kwargs, signature=None):
         self.calls.append((method, args, kwargs, signature))

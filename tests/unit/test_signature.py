@@ -699,3 +699,40 @@ def test_a_result_with_a_stream_where_none_can_be_is_named_when_the_method_is_re
     function = giving(hint)
     with pytest.raises(TypeError, match=rf"^Service\.method: the type hint `.*{shown}.*` of the result"):
         Signature(function, "Service.method", is_stream=returns_stream(function))
+
+
+# --- hashes that collide ---
+
+COLLIDING = [str(uuid.UUID(int=5 + (2**61 - 1) * i)) for i in range(3000)]
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "name"),
+    [
+        ([COLLIDING], None, "ids"),
+        ([], {"ids": COLLIDING}, "ids"),
+        ([[], [], COLLIDING], None, r"\*more"),
+        ([[]], {"other": COLLIDING}, "other"),
+    ],
+)
+def test_an_argument_with_hashes_that_collide_is_named(args, kwargs, name):
+    def function(self, ids: set[uuid.UUID], *more: set[uuid.UUID], **rest: set[uuid.UUID]): ...
+
+    signature = Signature(function, "Service.method")
+    with pytest.raises(
+        InvalidArguments, match=rf"^Service\.method: argument '{name}': the hashes of its 3000 elements collide"
+    ):
+        signature.convert_arguments(args, kwargs)
+
+
+def test_results_and_items_with_hashes_that_collide_do_not_fit():
+    result = Signature(giving(set[uuid.UUID]), "Service.method").convert_result
+    items = Signature(giving(AsyncIterator[set[uuid.UUID]]), "Service.method", is_stream=True).items
+    sent = taking(AsyncIterator[set[uuid.UUID]]).stream_at("value")
+    for convert in (result, items.convert, sent.convert):
+        assert convert(COLLIDING[:64]) == {uuid.UUID(text) for text in COLLIDING[:64]}
+        with pytest.raises(codec.DecodeError, match="collide too often"):
+            convert(COLLIDING)
+    for convert_all in (items.convert_all, sent.convert_all):
+        with pytest.raises(codec.DecodeError, match="collide too often"):
+            convert_all([[], COLLIDING])

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from support import settle
 
+from trpc._outgoing import without_first
 from trpc._socket_transport import SocketTransport
 
 # More than the kernel holds for a socket.
@@ -47,6 +48,12 @@ class Ends:
         self.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await self.theirs.aclose()
         await trio.lowlevel.wait_readable(self.transport._fd)
+
+
+async def send_all(transport, chunks):
+    """As the outbox does it."""
+    while chunks:
+        chunks = without_first(chunks, await transport.send(chunks))
 
 
 async def streams(kind):
@@ -111,8 +118,41 @@ async def test_send_writes_all_that_does_not_fit(ends):
     chunks = [b"head", MUCH, b"", MUCH[:100_000], memoryview(b"tail")]
     whole = b"".join(chunks)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ends.transport.send, chunks)
+        nursery.start_soon(send_all, ends.transport, chunks)
         assert await ends.receive(len(whole)) == whole
+
+
+async def test_send_waits_for_some_room_and_says_how_much_it_took(ends):
+    before = await ends.fill()
+    taken = 0
+
+    async def sends():
+        nonlocal taken
+        taken = await ends.transport.send([MUCH])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sends)
+        await settle()
+        assert taken == 0
+        received = await ends.receive(before)
+    assert 0 < taken < len(MUCH)
+    if len(received) < before + taken:
+        received += await ends.receive(before + taken - len(received))
+    assert received[before:] == MUCH[:taken]
+
+
+async def test_what_is_still_here_is_known(ends):
+    assert ends.transport.unsent() == 0
+    sent = await ends.fill()
+    held = ends.transport.unsent()
+    assert held > 0
+    received = 0
+    while received < sent:
+        received += len(await ends.theirs.receive_some())
+    while ends.transport.unsent():  # until the kernel knows that it has arrived
+        await trio.lowlevel.checkpoint()
+    await ends.transport.close()
+    assert ends.transport.unsent() == 0
 
 
 async def test_send_waits_for_room_and_does_not_spin(ends):
@@ -126,9 +166,9 @@ async def test_send_waits_for_room_and_does_not_spin(ends):
     assert scope.cancelled_caught
 
 
-async def test_a_send_that_fits_does_not_wait(ends):
-    with trio.testing.assert_no_checkpoints():
-        await ends.transport.send([b"abc"])
+async def test_a_send_is_a_checkpoint_although_all_fits(ends):
+    with trio.testing.assert_checkpoints():
+        assert await ends.transport.send([b"abc"]) == 3
     assert await ends.theirs.receive_some() == b"abc"
 
 
@@ -140,7 +180,7 @@ async def test_any_number_of_chunks(ends, number):
     assert 0 < taken <= len(whole)
     assert await ends.receive(taken) == whole[:taken]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ends.transport.send, chunks)
+        nursery.start_soon(send_all, ends.transport, chunks)
         assert await ends.receive(len(whole)) == whole
 
 

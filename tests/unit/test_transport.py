@@ -10,11 +10,14 @@ import types
 import pytest
 import trio
 import trio.testing
+from certificates import client_context, server_context
 from support import settle
 
 import trpc
-from trpc import _transport
+from trpc import _tls, _transport
+from trpc._outgoing import without_first
 from trpc._socket_transport import SocketTransport
+from trpc._tls import TlsTransport
 from trpc._transport import StreamTransport, transport_of
 
 # More than any transport takes at once.
@@ -58,19 +61,42 @@ async def socket_streams(kind):
     return [ours, trio.SocketStream(theirs)]
 
 
-@pytest.fixture(params=["memory stream", "lockstep stream", "socket stream", "unix socket", "tcp socket"])
-async def pair(request):
+async def with_tls(here, there):
+    """TLS over two transports, after the handshake."""
+    ends = [
+        TlsTransport(here, client_context(), server_hostname="localhost"),
+        TlsTransport(there, server_context(), server_side=True),
+    ]
+    async with trio.open_nursery() as nursery:
+        for end in ends:
+            nursery.start_soon(end.handshake)
+    for end in ends:
+        # Something could have come with the handshake.
+        assert end.receive_nowait() is None
+    return ends
+
+
+KINDS = ["memory stream", "lockstep stream", "socket stream", "unix socket", "tcp socket"]
+
+
+@pytest.fixture(params=[*KINDS, *(f"{kind}, TLS" for kind in KINDS)])
+async def pair(request, monkeypatch):
     """Two transports that are connected."""
-    if request.param.endswith("socket"):
-        streams = await socket_streams(request.param.split()[0])
+    # Its end is said to nobody in most of these tests.
+    monkeypatch.setattr(_tls, "_END_TIME", 0.01)
+    kind = request.param.removesuffix(", TLS")
+    if kind.endswith("socket"):
+        streams = await socket_streams(kind.split()[0])
         ends = [SocketTransport(stream, "here") for stream in streams]
     else:
         make = {
             "memory stream": trio.testing.memory_stream_pair,
             "lockstep stream": trio.testing.lockstep_stream_pair,
             "socket stream": lambda: map(trio.SocketStream, trio.socket.socketpair()),
-        }[request.param]
+        }[kind]
         ends = [StreamTransport(stream, "here") for stream in make()]
+    if kind != request.param:
+        ends = await with_tls(*ends)
     yield ends
     for end in ends:
         await end.close()
@@ -95,11 +121,15 @@ async def receive_all(transport, size):
 
 async def send_all(transport, chunks):
     """As the outbox does it."""
-    data = b"".join(chunks)
+    size = sum(map(len, chunks))
     taken = transport.send_nowait(chunks)
-    assert 0 <= taken <= len(data)
-    if taken < len(data):
-        await transport.send([memoryview(data)[taken:]])
+    assert 0 <= taken <= size
+    chunks = without_first(chunks, taken)
+    while chunks:
+        size -= taken
+        taken = await transport.send(chunks)
+        assert 0 < taken <= size
+        chunks = without_first(chunks, taken)
 
 
 # --- any transport ---
@@ -109,12 +139,20 @@ async def test_bytes_go_both_ways_and_end(pair):
     here, there = pair
     assert here.address == "here"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(here.send, [b"abc"])
+        nursery.start_soon(send_all, here, [b"abc"])
         assert await receive_all(there, 3) == b"abc"
-    assert await here.send_eof()
-    assert await receive(there) == b""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(there.send, [b"still", b" ", memoryview(b"open")])
+        nursery.start_soon(here.send_eof)
+        assert await receive(there) == b""
+    if isinstance(here, TlsTransport):
+        # Only the end of the other side is waited for then.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(there.close)
+            while await receive(here):
+                pass
+        return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all, there, [b"still", b" ", memoryview(b"open")])
         assert await receive_all(here, 10) == b"still open"
     await there.close()
     assert await receive(here) == b""
@@ -126,7 +164,7 @@ async def test_as_long_as_there_is_nothing_nothing_is_given(pair):
         assert here.receive_nowait() is None
         assert here.receive_into(memoryview(bytearray(10))) is None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(there.send, [b"x"])
+        nursery.start_soon(send_all, there, [b"x"])
         assert await receive(here) == b"x"
     assert here.receive_nowait() is None
 
@@ -169,10 +207,11 @@ async def test_receiving_into_rooms(pair, size):
 
 async def test_the_end_into_a_room(pair):
     here, there = pair
-    assert await here.send_eof()
     room = memoryview(bytearray(10))
-    while (size := there.receive_into(room)) is None:
-        await there.wait_readable()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.send_eof)
+        while (size := there.receive_into(room)) is None:
+            await there.wait_readable()
     assert size == 0
 
 
@@ -183,14 +222,14 @@ async def test_a_cancelled_wait_loses_nothing(pair):
         await here.wait_readable()
     assert scope.cancelled_caught
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(there.send, [b"abc"])
+        nursery.start_soon(send_all, there, [b"abc"])
         assert await receive_all(here, 3) == b"abc"
 
 
 async def test_waiting_twice_loses_nothing(pair):
     here, there = pair
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(there.send, [b"abc"])
+        nursery.start_soon(send_all, there, [b"abc"])
         for _ in range(3):
             with trio.testing.assert_checkpoints():
                 await here.wait_readable()
@@ -267,8 +306,37 @@ async def test_a_stream_takes_nothing_at_once():
     ours, theirs = trio.testing.memory_stream_pair()
     transport = StreamTransport(ours, "")
     assert transport.send_nowait([b"abc"]) == 0
-    await transport.send([b"abc", b"def"])
+    assert await transport.send([b"abc", b"def"]) == 6
     assert await theirs.receive_some() == b"abcdef"
+    assert await transport.send([memoryview(b"abc")]) == 3
+    assert await theirs.receive_some() == b"abc"
+    assert transport.unsent() == 0, "it cannot tell"
+
+
+PIECE = 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("sizes", "taken"),
+    [
+        ([PIECE], PIECE),
+        ([PIECE + 1], PIECE),
+        ([10 * PIECE, 5], PIECE),
+        ([5, PIECE - 5], PIECE),
+        ([5, PIECE - 5, 1], PIECE),
+        ([5, PIECE], 5),
+        ([1] * 10, 10),
+    ],
+)
+async def test_a_stream_takes_a_piece_at_a_time_so_that_progress_is_seen(sizes, taken):
+    ours, theirs = trio.testing.memory_stream_pair()
+    transport = StreamTransport(ours, "")
+    chunks = [bytes([number]) * size for number, size in enumerate(sizes)]
+    assert await transport.send(chunks) == taken
+    assert await theirs.receive_some() == b"".join(chunks)[:taken]
+    await send_all(transport, without_first(chunks, taken))
+    if taken < sum(sizes):
+        assert await theirs.receive_some() == b"".join(chunks)[taken:]
 
 
 async def test_a_stream_without_half_close():

@@ -1,0 +1,585 @@
+"""One seed is one world: a server, clients, what they do and what goes wrong between them.
+
+For a time everything goes wrong that the seed says; then all lines are healed, and everything has to end. What must
+hold, whatever happened: see :class:`tests.simulation.workload.Judge` for the calls, :meth:`World.check` for the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+import os
+import random
+import sys
+import zlib
+
+import trio
+import trio.testing
+from support import assert_nothing_left, connection_of, cut_into, open_generators, settle
+
+import trpc
+from trpc import _connection
+
+from .deterministic import deterministic
+from .faulty_stream import Faults, faulty_stream_pair
+from .workload import Attempt, Book, Judge, Operations, Own, Service
+
+# Seconds of virtual time in which every world has ended. All that its tasks sleep together is far less.
+HANGS = 2_000
+
+# More than any handler takes.
+LONG = 500
+
+MiB = 1024 * 1024
+LIMITS = {
+    "max_calls": [1, 2, 5],
+    "max_message_size": [400, 2_000, 30_000],
+    "max_bytes_in_flight": [400, 2_000, 30_000],
+    "max_server_bytes_in_flight": [70_000, 200_000],
+    "max_unsent": [500, 5_000, 50_000],
+    "stream_credit": [50, 1_000, 20_000],
+    "max_streams": [1, 3],
+    "max_call_time": [0.01, 1, 100],
+    "control_burst": [5, 20],
+    "control_rate": [1.0, 20.0],
+}
+# Those that may end a connection on which nothing but time passes.
+TIMEOUTS = {
+    "hello_timeout": [0.5, 1.0],
+    "write_timeout": [0.5, 1.0],
+    "frame_timeout": [0.5, 1.0],
+    "keepalive_interval": [0.5, 1.0, 5.0],
+    "keepalive_timeout": [0.5, 1.0, 5.0],
+    "idle_timeout": [0.5, 1.0, 10.0],
+}
+# What makes calls fail although nothing is wrong.
+BYTES = {"max_bytes_in_flight", "max_server_bytes_in_flight"}
+CONTROL = {"control_burst", "control_rate"}
+SMALL = {"max_calls", "max_streams"} | BYTES | CONTROL
+
+
+class WorldError(AssertionError):
+    """What must hold does not."""
+
+
+class Listener(trio.abc.Listener):
+    """Accepts the streams that it is given."""
+
+    def __init__(self):
+        self._send, self._receive = trio.open_memory_channel(0)
+
+    async def connect(self, stream):
+        await self._send.send(stream)
+
+    async def accept(self):
+        return await self._receive.receive()
+
+    async def aclose(self):
+        self._receive.close()
+        await trio.lowlevel.checkpoint()
+
+
+@dataclasses.dataclass(eq=False)
+class Generation:
+    """One server, until another one takes its place.
+
+    Attributes:
+        listener, server: its own.
+        grace: that of its drain, once it has begun.
+    """
+
+    listener: Listener
+    server: trpc.Server
+    grace: float | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Link:
+    """One connection, and what has been done to it.
+
+    Attributes:
+        number: its place in ``World.links``.
+        ours, theirs: the streams of the client and of the server.
+        generation: the server.
+        is_cut: whether it was made to break, or may have.
+        is_left: whether the client is closed while it is used.
+        has_timeouts: whether a connection of the world may end because time passes.
+    """
+
+    number: int
+    ours: object
+    theirs: object
+    generation: Generation
+    client_limits: trpc.Limits
+    server_limits: trpc.Limits
+    is_cut: bool = False
+    is_left: bool = False
+    has_timeouts: bool = False
+
+    @property
+    def name(self):
+        return f"link {self.number}"
+
+    @property
+    def smallest_message(self):
+        return min(self.client_limits.max_message_size, self.server_limits.max_message_size)
+
+    def has_small(self, names=SMALL):
+        """Whether one side has a limit of these that is not the default."""
+        return any(
+            getattr(limits, name) != getattr(trpc.Limits(), name)
+            for limits in (self.client_limits, self.server_limits)
+            for name in names
+        )
+
+    @property
+    def has_small_bytes(self):
+        return self.has_small(BYTES)
+
+    @property
+    def has_call_time(self):
+        return math.inf not in {self.client_limits.max_call_time, self.server_limits.max_call_time} or (
+            self.client_limits.max_call_time != self.server_limits.max_call_time
+        )
+
+    def limits_of(self, call):
+        """Those of the side that is called."""
+        return self.client_limits if call.depth % 2 else self.server_limits
+
+    @property
+    def may_be_refused(self):
+        return self.generation.grace is not None or self.has_timeouts
+
+    def may_be_lost(self, call):
+        grace = self.generation.grace
+        is_drained = grace is not None and (call.method == "ping" or grace < LONG)
+        return self.is_cut or self.is_left or is_drained or self.has_timeouts or self.has_small(CONTROL)
+
+
+class Recorder(logging.Handler):
+    """Looks at what trpc logs."""
+
+    def __init__(self, world):
+        super().__init__()
+        self._world = world
+
+    def emit(self, record):
+        self._world.event(f"log {record.levelname} {record.msg}")
+        if "internal error" in record.msg or record.levelno > logging.ERROR:
+            self._world.problems.append(logging.Formatter().format(record))
+
+
+class World:
+    """One seed.
+
+    Attributes:
+        trace: a number that is another one if anything happens otherwise.
+        problems: what did not hold.
+    """
+
+    def __init__(self, seed, *, verbose=False):
+        self.seed = seed
+        self.rng = rng = random.Random(seed)
+        self.trace = 0
+        self.problems = []
+        self.book = Book()
+        self.book.on_event = self.event
+        self.links: list[Link] = []
+        self.connections = []
+        self._verbose = verbose
+        self._choose()
+        pauses = [0, 0, 0.001, 0.01, 0.1, 1] if not self.is_slow else [0, 0.01, 0.1, 1, 5]
+        sizes = [0, 10, 100, 100, 1_000, 5_000, 20_000] if not self.is_in_bytes else [0, 10, 50]
+        self.operations = Operations(
+            rng, sizes, pauses, lambda: rng.choice([0, 1, 3, 3, 10, 30 if self.is_large else 5])
+        )
+
+    def _choose(self):
+        rng = self.rng
+        self.is_calm = rng.random() < 0.4
+        self.is_slow = rng.random() < 0.3
+        self.is_large = rng.random() < 0.1
+        self.is_in_bytes = rng.random() < 0.15
+        self.fragment = rng.choice([None, None, 100, 1_000])
+        self.fault_time = 0.0 if self.is_calm else rng.choice([0.05, 1, 1, 10, 100])
+        # With short ones, there is something to do in every moment.
+        self.has_timeouts = not self.is_calm and self.fault_time < 100 and rng.random() < 0.3
+        self.server_limits = self._limits()
+        self.clients = rng.choice([1, 1, 2, 2, 3, 4] if not self.is_large else [3, 4])
+        self.drain_at = rng.choice([0, 0.01, 0.1, 1, 10]) if rng.random() < 0.3 else None
+        self.drain_grace = rng.choice([LONG, LONG, 0, 0.1, 3])
+        self.restarts_after = rng.choice([0, 0, 0.5, 20])
+        self.ends_by_drain = rng.random() < 0.3
+
+    def _limits(self):
+        rng = self.rng
+        share = rng.choice([0, 0, 0.2, 0.5])
+        chosen = {name: rng.choice(values) for name, values in LIMITS.items() if rng.random() < share}
+        if self.has_timeouts:
+            chosen |= {name: rng.choice(values) for name, values in TIMEOUTS.items() if rng.random() < 0.3}
+        return trpc.Limits(**chosen)
+
+    def options(self):
+        """What was chosen, for people to read."""
+        plain = trpc.Limits()
+        changed = {
+            name: value
+            for name, value in dataclasses.asdict(self.server_limits).items()
+            if value != getattr(plain, name)
+        }
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, bool | int | float | None)
+            and name not in {"seed", "trace"}
+            and not name.startswith("_")
+        } | {"server_limits": changed}
+
+    def event(self, text):
+        line = f"{trio.current_time():.9f} {text}"
+        self.trace = zlib.crc32(line.encode(), self.trace)
+        if self._verbose:
+            print(line)
+
+    def _travelled(self, direction, data):
+        self.event(f"{direction} {len(data)} {zlib.crc32(data):x}")
+
+    # --- the server ---
+
+    async def serve(self):
+        """Another generation of the server."""
+        listener = Listener()
+
+        async def run(task_status):
+            await trpc.serve_listeners(Service(self), [listener], limits=self.server_limits, task_status=task_status)
+
+        self.generation = Generation(listener, await self.servers.start(run))
+        self.event("server listens")
+        self.listens.set()
+
+    async def drain(self, generation):
+        self.event(f"drain, grace {generation.grace}")
+        await generation.server.drain(grace=generation.grace)
+        self.event("drained")
+
+    async def drain_and_restart(self):
+        await trio.sleep(self.drain_at)
+        async with trio.open_nursery() as nursery:
+            self.listens = trio.Event()
+            self.generation.grace = self.drain_grace
+            nursery.start_soon(self.drain, self.generation)
+            await trio.sleep(self.restarts_after)
+            await self.serve()
+        self.has_restarted.set()
+
+    # --- the clients ---
+
+    async def connect(self, faults):
+        """A new link, once there is a server."""
+        while True:
+            await self.listens.wait()
+            there, back = faults()
+            ours, theirs = faulty_stream_pair(self.rng, there=there, back=back, half_closeable=self.rng.random() < 0.7)
+            generation = self.generation
+            link = Link(len(self.links), ours, theirs, generation, self._limits(), self.server_limits)
+            link.is_cut = there.cut_after is not None or back.cut_after is not None
+            link.has_timeouts = self.has_timeouts
+            self.links.append(link)
+            ours.sending.on_received = functools.partial(self._travelled, f"{link.name} up")
+            ours.receiving.on_received = functools.partial(self._travelled, f"{link.name} down")
+            self.event(f"{link.name}: {there} {back}")
+            try:
+                await generation.listener.connect(theirs)
+            except trio.BrokenResourceError:
+                self.event(f"{link.name}: nobody listens")
+            else:
+                return link
+
+    def faults(self):
+        return self._faults(), self._faults()
+
+    def _faults(self):
+        rng = self.rng
+        if rng.random() < 0.4:
+            return Faults()
+        bandwidth = rng.choice([math.inf, math.inf, 1e6, 50e3])
+        cut_after = None
+        if not self.is_calm and rng.random() < 0.25:
+            cut_after = int(rng.expovariate(1 / rng.choice([50, 300, 5_000])))
+        slow = [0, 0, 0.001, 0.05] if not self.is_slow else [0, 0.05, 0.5]
+        return Faults(
+            slices=rng.choice([1, 5] if self.is_in_bytes else [None, None, None, 300, 1_000]),
+            latency=rng.choice(slow),
+            jitter=rng.choice(slow),
+            bandwidth=bandwidth,
+            window=rng.choice([64 * 1024, 64 * 1024, 20_000, 5_000] if not self.is_in_bytes else [64 * 1024, 500]),
+            cut_after=cut_after,
+            cut=rng.choice(["eof", "reset"]),
+        )
+
+    async def client(self, sessions, tasks, operations):
+        for _ in range(sessions - 1):
+            await self.session(self.faults, tasks, operations, is_last=False)
+        if not await self.session(self.faults, tasks, operations, is_last=True):
+            # That may have been the faults' doing, but now there are none.
+            while not await self.session(lambda: (Faults(), Faults()), 0, 0, is_last=True):
+                await trio.sleep(1)
+
+    async def session(self, faults, tasks, operations, *, is_last):
+        """One connection. The last one is used until the end: says whether it was there by then."""
+        rng = self.rng
+        link = await self.connect(faults)
+        grace = rng.choice([0, 0.01, 1, 30])
+        leaves = not is_last and rng.random() < 0.3
+        self.event(f"{link.name}: connects, {grace=} {leaves=}")
+        async with trpc.connect_stream(
+            link.ours, service=Own(self), limits=link.client_limits, cancel_grace=grace
+        ) as client:
+            if leaves:
+                for _ in range(tasks):
+                    self.nursery.start_soon(self.task, client, link, operations)
+                await trio.sleep(rng.choice([0, 0.001, 0.1, 1]))
+                link.is_left = True
+            else:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(tasks):
+                        nursery.start_soon(self.task, client, link, operations)
+            if is_last:
+                await self.healed.wait()
+                if not await self.is_alive(client, link):
+                    return False
+                self.live.append(link)
+                self.one_is_idle.set()
+                await self.release.wait()
+                # Nobody has anything to do any more, so that this is for good.
+        self.event(f"{link.name}: closed")
+        return True
+
+    async def task(self, client, link, operations):
+        rng = self.rng
+        for _ in range(operations):
+            call = await self.operate(client, link)
+            if isinstance(call.outcome, trpc.ConnectionLost | trpc.Unavailable) and rng.random() < 0.7:
+                break
+            if rng.random() < 0.3:
+                await trio.sleep(rng.choice([0, 0.001, 0.1]))
+
+    async def is_alive(self, client, link):
+        while True:
+            call = await self.operate(client, link, kind="wait", gently=True)
+            if call.outcome == call.value:
+                return True
+            if isinstance(call.outcome, trpc.ConnectionLost | trpc.Unavailable) or connection_of(client)._lost:
+                return False
+            if not isinstance(call.outcome, trpc.Overloaded | trpc.DeadlineExceeded):
+                raise WorldError(f"{call}: although nothing is wrong any more")
+            # What was cancelled without a grace may be running still.
+            await trio.sleep(1)
+
+    async def operate(self, client, link, *, depth=0, kind=None, gently=False):
+        """One call, of any kind."""
+        rng, now = self.rng, trio.current_time()
+        kind = kind or self.operations.choose(depth=depth)
+        call = Attempt(f"{link.number}.{len(self.book.calls)}", kind, link, depth=depth)
+        self.book.calls.append(call)
+        self.event(f"{call.key} begins: {kind}")
+        function = getattr(self.operations, kind)
+        service = "Own" if depth % 2 else "Service"
+        try:
+            with trio.CancelScope() as scope:
+                if not gently:
+                    if rng.random() < 0.2:
+                        call.may_be_cancelled = True
+                        scope.deadline = now + rng.choice([0, 0.001, 0.01, 0.1, 1])
+                    if rng.random() < 0.2:
+                        call.may_be_cancelled = True
+                        self.nursery.start_soon(
+                            self._cancel, scope, rng.choice([0, 0, 0.001, 0.05, 1]), rng.randrange(8)
+                        )
+                call.outcome = await function(client, service, call, depth)
+            if scope.cancelled_caught:
+                call.outcome = "cancelled"
+        except Exception as exc:
+            call.outcome = exc
+        except BaseException as exc:
+            if BaseExceptionGroup("", [exc]).split(trio.Cancelled)[0] is None:
+                raise
+            call.outcome = "cancelled"
+            raise
+        finally:
+            call.endings += 1
+            self.event(f"{call.key} ends: {type(call.outcome).__name__}")
+        return call
+
+    @staticmethod
+    async def _cancel(scope, seconds, passes):
+        if seconds:
+            await trio.sleep(seconds)
+        for _ in range(passes):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    # --- what goes wrong ---
+
+    async def break_things(self):
+        """Until it is cancelled."""
+        rng = self.rng
+        while True:
+            await trio.sleep(rng.expovariate(1) * self.fault_time / rng.choice([2, 5]))
+            if not self.links:
+                continue
+            link = rng.choice(self.links[-6:])
+            side = rng.choice([link.ours, link.theirs])
+            seconds = rng.choice([0.01, 0.3, 3, 30, math.inf])
+            what = rng.choice(["stall both", "stall one", "stall one", "reset", "end"])
+            self.event(f"{link.name}: {what}, {seconds}, {'ours' if side is link.ours else 'theirs'}")
+            link.is_cut = link.is_cut or seconds > 0.3 or what in {"reset", "end"}
+            match what:
+                case "stall both":
+                    side.stall(seconds)
+                case "stall one":
+                    side.sending.stall(seconds)
+                case "reset":
+                    side.reset()
+                case "end":
+                    side.sending.end()
+
+    def heal(self):
+        self.event("heal")
+        for link in self.links:
+            link.ours.heal()
+        self.healed.set()
+
+    # --- from the beginning to the end ---
+
+    async def run(self):
+        rng = self.rng
+        living = trio.lowlevel.current_statistics().tasks_living
+        self.healed, self.release, self.listens, self.has_restarted = (trio.Event() for _ in range(4))
+        self.live = []
+        with trio.move_on_after(HANGS) as hangs:
+            async with trio.open_nursery() as self.servers, trio.open_nursery() as self.nursery:
+                await self.serve()
+                if self.drain_at is not None:
+                    self.nursery.start_soon(self.drain_and_restart)
+                async with trio.open_nursery() as clients:
+                    self.one_is_idle = trio.Event()
+                    for _ in range(self.clients):
+                        most = 5 if self.is_large else 3
+                        shape = (rng.randint(1, 2), rng.randint(1, most), rng.randint(1, most))
+                        clients.start_soon(self.client, *shape)
+                    with trio.move_on_after(self.fault_time):
+                        if not self.is_calm:
+                            await self.break_things()
+                    self.heal()
+                    while len(self.live) < self.clients:
+                        await self.one_is_idle.wait()
+                        self.one_is_idle = trio.Event()
+                    await self.until_idle()
+                    self.release.set()
+                await self.end_server()
+        if hangs.cancelled_caught:
+            raise WorldError("it hangs")
+        await settle(3)
+        self.check(living)
+
+    async def until_idle(self):
+        """Handlers that were cancelled without a grace, one-way calls, and tasks whose client is closed may go on."""
+        while self.book.running or any(call.endings == 0 for call in self.book.calls):
+            await trio.sleep(1)
+        # What is on its way arrives. Not a time at which a ping is sent.
+        for link in self.links:
+            link.ours.heal()
+        await trio.sleep(20.0123)
+        assert_nothing_left(*self.connections)
+
+    async def end_server(self):
+        if self.drain_at is not None:
+            await self.has_restarted.wait()
+        if self.ends_by_drain:
+            self.generation.grace = self.drain_grace
+            await self.drain(self.generation)
+        else:
+            self.servers.cancel_scope.cancel()
+
+    def check(self, living):
+        """What must hold when all is over."""
+        assert_nothing_left(*self.connections)
+        judge = Judge(self)
+        for call in self.book.calls:
+            if (problem := judge(call)) is not None:
+                self.problems.append(f"{call}: {problem}")
+        unknown = set(self.book.executions) - {call.key for call in self.book.calls}
+        if unknown:
+            self.problems.append(f"nobody has called {unknown}")
+        if self.book.running:
+            self.problems.append(f"{self.book.running} handlers are running")
+        if open_generators():
+            self.problems.append(f"generators are open: {open_generators()}")
+        if self.generation.server.connections:
+            self.problems.append("the server has connections")
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        if tasks != living:
+            self.problems.append(f"{tasks - living} tasks are left")
+        if self.problems:
+            raise WorldError("\n".join(self.problems))
+
+
+async def _watch(seed):
+    """Says what hangs, if nothing can cancel it."""
+    await trio.sleep(2 * HANGS)
+    print(f"seed {seed} hangs, and cannot be cancelled:", file=sys.__stderr__)
+    print_tasks()
+    os._exit(1)
+
+
+def print_tasks():
+    """All tasks, and where they are."""
+
+    def below(task):
+        yield task
+        for nursery in task.child_nurseries:
+            for child in nursery.child_tasks:
+                yield from below(child)
+
+    for task in below(trio.lowlevel.current_root_task()):
+        print(task, file=sys.__stderr__)
+        for frame, line in task.iter_await_frames():
+            print(f"    {frame.f_code.co_filename}:{line} {frame.f_code.co_qualname}", file=sys.__stderr__)
+    sys.__stderr__.flush()
+
+
+def run_seed(seed, *, verbose=False):
+    """One world, from the first connection until nothing is left.
+
+    Raises:
+        Exception: something did not hold; its note says which seed, and what it has chosen.
+    """
+    world = World(seed, verbose=verbose)
+    logger, recorder = logging.getLogger("trpc"), Recorder(world)
+    init_connection = _connection.Connection.__init__
+
+    def init(connection, *args, **kwargs):
+        init_connection(connection, *args, **kwargs)
+        world.connections.append(connection)
+
+    async def main():
+        trio.lowlevel.spawn_system_task(_watch, seed)
+        await world.run()
+
+    with deterministic(seed) as patch:
+        patch.setattr(_connection.Connection, "__init__", init)
+        patch.setattr(logger, "propagate", False)
+        if world.fragment is not None:
+            cut_into(patch, world.fragment, 2 * world.fragment)
+        logger.addHandler(recorder)
+        try:
+            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        except Exception as exc:
+            exc.add_note(f"python -m tests.simulation --seed {seed} --verbose\n{world.options()}")
+            raise
+        finally:
+            logger.removeHandler(recorder)
+    return world
