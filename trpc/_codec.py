@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _packb: Final[Callable[..., bytes]] = cast("Any", msgpack).packb
 _Packer: Final[Callable[..., Any]] = cast("Any", msgpack).Packer
 
+# In place of a body for which there was no room. No value begins in this way.
+UNREADABLE: Final = b"\xc1no room"
+
 _SMALL: Final = 1024
 # Bytes of this size are worth not to be copied.
 LARGE: Final = 64 * 1024
@@ -162,7 +165,8 @@ def unpack(body: bytes | memoryview, *, max_depth: int) -> Any:
         value: Any = unpackb(body)
     # ValueError, UnpackException, StackError, UnicodeDecodeError, RecursionError, ...: one error for all.
     except Exception as exc:
-        raise DecodeError(_reason(exc)) from exc
+        no_room = "there was no room for it here (Limits.max_bytes_in_flight)"
+        raise DecodeError(no_room if body == UNREADABLE else _reason(exc)) from exc
     # As in pack(). A timestamp, of whatever size, has the byte 255.
     if len(body) <= max_depth and 255 not in body:
         return value

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import ssl
 from typing import TYPE_CHECKING
 
 import trio
 
 from ._address import address_of, open_stream, tls_host_of, unix_peer_of
 from ._connection import Connection
-from ._handshakes import check_context, start_tls
+from ._handshakes import check_context, default_context, start_tls
 from ._host import Host
 from ._messages import Hello
 from ._peer import Peer
@@ -19,6 +18,7 @@ from ._transport import transport_of
 from ._watch import Watch
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
@@ -170,7 +170,7 @@ def connect(
     """
     host = tls_host_of(url, has_context=ssl_context is not None)
     if host is not None and ssl_context is None:
-        ssl_context = ssl.create_default_context()
+        ssl_context = default_context()
 
     async def opens() -> trio.abc.Stream:
         return await open_stream(url)

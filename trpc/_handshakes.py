@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import ssl
 from typing import TYPE_CHECKING, Final
@@ -52,7 +53,7 @@ class Handshakes:
         transport = TlsTransport(inner, self._context, server_side=True)
         scope = trio.CancelScope(deadline=trio.current_time() + self._timeout)
         self._scopes.add(scope)
-        reason = f"it was not done within {self._timeout} s"
+        reason = "it was not done in time"
         is_done = False
         try:
             with scope:
@@ -74,7 +75,8 @@ class Handshakes:
         return transport if is_done else None
 
     def end(self, *, within: float) -> None:
-        """Has those that are going on, end in time."""
+        """Has those that are going on, and those that begin later, end in time."""
+        self._timeout = min(self._timeout, within)
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, trio.current_time() + within)
 
@@ -129,6 +131,12 @@ def _about(exc: ssl.SSLCertVerificationError, server_hostname: str | None) -> st
     if exc.verify_code in _UNKNOWN_ISSUER:
         return f"{what}. If it is of a CA of your own: ssl_context=ssl.create_default_context(cafile='ca.pem')"
     return what
+
+
+@functools.cache
+def default_context() -> ssl.SSLContext:
+    """A client's that trusts the system's authorities. It is made once, as reading them takes tens of milliseconds."""
+    return ssl.create_default_context()
 
 
 def check_context(context: ssl.SSLContext | None, *, server_side: bool) -> None:

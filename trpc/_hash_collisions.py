@@ -150,7 +150,9 @@ class _Check:
     def _count(self, values: Sized) -> None:
         self._left -= len(values)
         if self._left < 0:
-            raise CollisionError(f"more than {MAX_ELEMENTS} elements of sets, or keys, whose hashes its sender can choose")
+            raise CollisionError(
+                f"more than {MAX_ELEMENTS} elements of sets, or keys, whose hashes its sender can choose"
+            )
 
     def _hint(self, info: inspect.Type) -> Any:
         if id(info) not in self._hints:

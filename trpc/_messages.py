@@ -60,8 +60,6 @@ MAX_CREDIT: Final = 2**63 - 1
 # The end of an argument costs no credit, and what a producer has raised is not long.
 MAX_END_SIZE: Final = 64 * 1024
 NIL: Final = b"\xc0"
-# A body that cannot be read, in place of one for which there was no room.
-UNREADABLE: Final = b"\xc1"
 _MAX_GRANT: Final = 2**32 - 1
 # Numbers of the argument streams of one call.
 MAX_STREAM: Final = 2**16 - 1

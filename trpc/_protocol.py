@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from ._codec import UNREADABLE
 from ._errors import ProtocolError
 from ._fragments import FRAGMENTED, REQUESTS, Fragments
 from ._frames import CONTINUED, MORE, NO_ROOM, PREAMBLE, Frame, FrameReader, encode_frame, frame_of
-from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNREADABLE, UNTIL_HELLO, Hello, Kind, encode_credit
+from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind, encode_credit
 from ._share import Share
 
 if TYPE_CHECKING:
@@ -394,7 +395,6 @@ class Protocol:
 
     def last_goaway(self, body: bytes) -> bytes:
         """The same; and no later call is given any more, as the peer will not wait for it."""
-        data = self.goaway(body)
         late: dict[int, Callable[[Protocol, Frame], bool]] = dict.fromkeys(REQUESTS, Protocol._check_late_request)
         self._checks, self._begins = {**self._checks, **late}, {**self._begins, **late}
-        return data
+        return self.goaway(body)

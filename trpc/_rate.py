@@ -36,4 +36,5 @@ class Rate:
 
     def wait(self, now: float) -> float:
         """Seconds until there is a token."""
-        return max(0.0, self._full_at + self._interval - self._burst_time - now)
+        seconds = self._full_at + self._interval - self._burst_time - now
+        return seconds if seconds > _SLACK / 2 else 0.0

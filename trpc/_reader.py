@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._errors import ConnectionEnded, ConnectionLost, Overloaded, ProtocolError, RPCError
+from ._errors import ConnectionEnded, ConnectionLost, ProtocolError, RPCError, Unavailable
 from ._messages import Kind
 from ._rate import Rate
 from ._watch import Watched
@@ -149,9 +149,8 @@ class Reader(Watched):
                         self._caller.on_hello()
         if scope.cancelled_caught:
             reason = f"no hello within {self._limits.hello_timeout} s: it is too busy, or does not speak trpc"
-            self._refuse(ProtocolError(reason))
             # It may be there, and only be slow: worth another try.
-            self._lose(ConnectionLost(reason))
+            self._give_up(Unavailable(reason))
 
     @trio.lowlevel.enable_ki_protection
     async def _read(self, worker: Worker) -> None:  # noqa: C901 - without functions that would be gone through in each resume
@@ -205,7 +204,7 @@ class Reader(Watched):
             limits = self._limits
             what = "cancels, pings and refused requests"
             self._give_up(
-                Overloaded(f"more than {limits.control_burst} {what} at once, or {limits.control_rate} a second")
+                Unavailable(f"more than {limits.control_burst} {what} at once, or {limits.control_rate} a second")
             )
 
     @property

@@ -130,9 +130,9 @@ class TlsTransport:
                 await self._flush()
                 await self._inner.wait_readable()
                 self._receive_greeting()
-            # A server's part leaves with what it says first. A client that says something and closes at once would not read it
-            # else, and its system break the connection for that.
-            if not self._ssl.server_side:
+            # With TLS 1.3, what a server has left, leaves with what it says first. A client that says something and closes at
+            # once would not read it else, and its system break the connection for that.
+            if not self._ssl.server_side or self._ssl.version() != "TLSv1.3":
                 await self._flush()
         except ssl.SSLError:
             with trio.move_on_after(_END_TIME), contextlib.suppress(*_BROKEN):
@@ -350,7 +350,9 @@ class TlsTransport:
 
 def reason_of(exc: ssl.SSLError) -> str:
     """What went wrong, for people to read."""
-    reason = (exc.reason or "").replace("_", " ")
+    # Those that are not made by OpenSSL have none.
+    name: str = getattr(exc, "reason", None) or ""
+    reason = name.replace("_", " ")
     if "ALERT" in reason:
         alert = reason.partition("ALERT ")[2].lower()
         hint = (
@@ -361,6 +363,6 @@ def reason_of(exc: ssl.SSLError) -> str:
         return "it was cut off: TLS was not ended by the peer (close_notify)"
     if isinstance(exc, ssl.SSLZeroReturnError):
         return "the peer has ended TLS"
-    if exc.reason in NOT_TLS:
+    if name in NOT_TLS:
         return "the peer does not speak TLS"
     return reason.lower() or str(exc)

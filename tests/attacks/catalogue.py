@@ -92,7 +92,7 @@ ATTACKS = {
     "http": _closed(crude.http),
     "tls_to_plain": _closed(crude.tls_to_plain),
     "random_bytes": _closed(crude.random_bytes),
-    "connection_flood": _open(crude.idle, connections=1000, full=True),
+    "connection_flood": _open(crude.idle, connections=1000, full=True, patience=1.0),
     "slow_handshake": _closed(crude.half_hello, connections=200),
     "stalled_tls": _closed(crude.half_tls, connections=100, port="tls"),
     # As many bytes as all connections together may have in flight.

@@ -128,7 +128,7 @@ def test_hello(vector):
     assert (hello.has_fragments, hello.has_streams) == (FRAGMENTS in features, STREAMS in features)
     for name in ("max_message_size", "max_calls", "max_depth", "stream_credit"):
         assert getattr(hello, name) == vector[name]
-    for name in ("control_burst", "control_rate"):
+    for name in ("control_burst", "control_rate", "token"):
         assert getattr(hello, name) == vector.get(name)
     assert (hello.encode() == data_of(vector["hex"])) is vector["canonical"]
 

@@ -116,12 +116,12 @@ async def test_control_burst_at_the_limit(autojump_clock, side, what):
 @every_cost
 @both_sides
 @pytest.mark.parametrize("above", [1, 2000])
-async def test_control_burst_above_the_limit_is_overloaded_and_closed(autojump_clock, side, what, above):
+async def test_control_burst_above_the_limit_is_told_and_closed(autojump_clock, side, what, above):
     async with under_test(side, Service(), limits=LIMITS) as (peer, connection):
         await peer.stream.send_all(COSTS[what](LIMITS.control_burst + above, 1))
         status = await until_end(peer)
         if above == 1 or status is not None:
-            assert status["code"] == Code.OVERLOADED
+            assert status["code"] == Code.UNAVAILABLE
             assert status["message"] == "more than 20 cancels, pings and refused requests at once, or 2.0 a second"
         await settle()
         assert connection()._lost

@@ -108,7 +108,7 @@ async def test_hello_timeout_of_a_peer_that_does_not_say_who_it_is(autojump_cloc
             frames, end = await end_of(peer)
             nursery.cancel_scope.cancel()
         assert [frame.kind for frame in frames] == [Kind.HELLO, Kind.GOAWAY]
-        assert code_of(frames[1]) == Code.PROTOCOL_ERROR
+        assert code_of(frames[1]) == Code.UNAVAILABLE
         assert 5 <= end - start <= 6.1
 
 
@@ -128,9 +128,10 @@ async def test_hello_timeout_a_hello_just_in_time(autojump_clock, side):
 @both_sides
 async def test_write_timeout_of_a_peer_that_never_reads(autojump_clock, side, transport):
     lockstep = transport == "memory"
-    async with under_test(
-        side, Service(), limits=limits(write_timeout=10), lockstep=lockstep, is_open=False
-    ) as (peer, connection):
+    async with under_test(side, Service(), limits=limits(write_timeout=10), lockstep=lockstep, is_open=False) as (
+        peer,
+        connection,
+    ):
         await peer.stream.send_all(PREAMBLE + encode_frame(Kind.HELLO, 0, peer.hello.encode()))
         if not lockstep:
             await peer.stream.send_all(encoded(1, "blob", 1_000_000))
@@ -143,9 +144,10 @@ async def test_write_timeout_of_a_peer_that_never_reads(autojump_clock, side, tr
 @both_sides
 async def test_write_timeout_of_a_peer_that_reads_and_stops(autojump_clock, side, transport):
     lockstep = transport == "memory"
-    async with under_test(
-        side, Service(), limits=limits(write_timeout=10), lockstep=lockstep, is_open=False
-    ) as (peer, connection):
+    async with under_test(side, Service(), limits=limits(write_timeout=10), lockstep=lockstep, is_open=False) as (
+        peer,
+        connection,
+    ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.open)
         await peer.stream.send_all(encoded(1, "blob", 1_000_000))
@@ -168,9 +170,10 @@ async def closed_after(connection):
 async def test_write_timeout_a_slow_reader_that_makes_progress_is_not_closed(autojump_clock, side, transport):
     lockstep = transport == "memory"
     size = 1_000_000
-    async with under_test(
-        side, Service(), limits=limits(write_timeout=10), lockstep=lockstep, is_open=False
-    ) as (peer, connection):
+    async with under_test(side, Service(), limits=limits(write_timeout=10), lockstep=lockstep, is_open=False) as (
+        peer,
+        connection,
+    ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.open)
         await peer.stream.send_all(encoded(1, "blob", size))

@@ -17,6 +17,7 @@ from trpc._messages import Kind
 
 from .deterministic import deterministic
 from .faulty_stream import Faults, faulty_stream_pair
+from .watching import recorded
 
 HANGS = 1_000
 # In this file only, so that large messages are small.
@@ -295,9 +296,11 @@ def play(session, *, there=None, back=None, seed=0):
         assert trio.lowlevel.current_statistics().tasks_living == living
         return trio.current_time()
 
-    with deterministic(seed) as patch:
+    problems = []
+    with deterministic(seed) as patch, recorded(patch, lambda text: None, problems):
         cut_into(patch, FRAGMENT, 2 * FRAGMENT)
         seconds = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert not problems, problems
     return Played(stage, bytes(sent["up"]), bytes(sent["down"]), seconds)
 
 

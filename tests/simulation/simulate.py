@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import math
-import os
 import random
-import sys
 import zlib
 
 import trio
@@ -24,151 +21,16 @@ from trpc import _connection
 
 from .deterministic import deterministic
 from .faulty_stream import Faults, faulty_stream_pair
+from .links import LIMITS, LONG, TIMEOUTS, Generation, Link, Listener
+from .watching import recorded, watch
 from .workload import Attempt, Book, Judge, Operations, Own, Service
 
 # Seconds of virtual time in which every world has ended. All that its tasks sleep together is far less.
 HANGS = 2_000
 
-# More than any handler takes.
-LONG = 500
-
-MiB = 1024 * 1024
-LIMITS = {
-    "max_calls": [1, 2, 5],
-    "max_message_size": [400, 2_000, 30_000],
-    "max_bytes_in_flight": [400, 2_000, 30_000],
-    "max_server_bytes_in_flight": [70_000, 200_000],
-    "max_unsent": [500, 5_000, 50_000],
-    "stream_credit": [50, 1_000, 20_000],
-    "max_streams": [1, 3],
-    "max_call_time": [0.01, 1, 100],
-    "control_burst": [5, 20],
-    "control_rate": [1.0, 20.0],
-}
-# Those that may end a connection on which nothing but time passes.
-TIMEOUTS = {
-    "hello_timeout": [0.5, 1.0],
-    "write_timeout": [0.5, 1.0],
-    "frame_timeout": [0.5, 1.0],
-    "keepalive_interval": [0.5, 1.0, 5.0],
-    "keepalive_timeout": [0.5, 1.0, 5.0],
-    "idle_timeout": [0.5, 1.0, 10.0],
-}
-# What makes calls fail although nothing is wrong.
-BYTES = {"max_bytes_in_flight", "max_server_bytes_in_flight"}
-CONTROL = {"control_burst", "control_rate"}
-SMALL = {"max_calls", "max_streams"} | BYTES | CONTROL
-
 
 class WorldError(AssertionError):
     """What must hold does not."""
-
-
-class Listener(trio.abc.Listener):
-    """Accepts the streams that it is given."""
-
-    def __init__(self):
-        self._send, self._receive = trio.open_memory_channel(0)
-
-    async def connect(self, stream):
-        await self._send.send(stream)
-
-    async def accept(self):
-        return await self._receive.receive()
-
-    async def aclose(self):
-        self._receive.close()
-        await trio.lowlevel.checkpoint()
-
-
-@dataclasses.dataclass(eq=False)
-class Generation:
-    """One server, until another one takes its place.
-
-    Attributes:
-        listener, server: its own.
-        grace: that of its drain, once it has begun.
-    """
-
-    listener: Listener
-    server: trpc.Server
-    grace: float | None = None
-
-
-@dataclasses.dataclass(eq=False)
-class Link:
-    """One connection, and what has been done to it.
-
-    Attributes:
-        number: its place in ``World.links``.
-        ours, theirs: the streams of the client and of the server.
-        generation: the server.
-        is_cut: whether it was made to break, or may have.
-        is_left: whether the client is closed while it is used.
-        has_timeouts: whether a connection of the world may end because time passes.
-    """
-
-    number: int
-    ours: object
-    theirs: object
-    generation: Generation
-    client_limits: trpc.Limits
-    server_limits: trpc.Limits
-    is_cut: bool = False
-    is_left: bool = False
-    has_timeouts: bool = False
-
-    @property
-    def name(self):
-        return f"link {self.number}"
-
-    @property
-    def smallest_message(self):
-        return min(self.client_limits.max_message_size, self.server_limits.max_message_size)
-
-    def has_small(self, names=SMALL):
-        """Whether one side has a limit of these that is not the default."""
-        return any(
-            getattr(limits, name) != getattr(trpc.Limits(), name)
-            for limits in (self.client_limits, self.server_limits)
-            for name in names
-        )
-
-    @property
-    def has_small_bytes(self):
-        return self.has_small(BYTES)
-
-    @property
-    def has_call_time(self):
-        return math.inf not in {self.client_limits.max_call_time, self.server_limits.max_call_time} or (
-            self.client_limits.max_call_time != self.server_limits.max_call_time
-        )
-
-    def limits_of(self, call):
-        """Those of the side that is called."""
-        return self.client_limits if call.depth % 2 else self.server_limits
-
-    @property
-    def may_be_refused(self):
-        return self.generation.grace is not None or self.has_timeouts
-
-    def may_be_lost(self, call):
-        grace = self.generation.grace
-        is_drained = grace is not None and (call.method == "ping" or grace < LONG)
-        return self.is_cut or self.is_left or is_drained or self.has_timeouts or self.has_small(CONTROL)
-
-
-class Recorder(logging.Handler):
-    """Looks at what trpc logs."""
-
-    def __init__(self, world):
-        super().__init__()
-        self._world = world
-
-    def emit(self, record):
-        self._world.event(f"log {record.levelname} {record.msg}")
-        if "internal error" in record.msg or record.levelno > logging.ERROR:
-            self._world.problems.append(logging.Formatter().format(record))
 
 
 class World:
@@ -527,30 +389,6 @@ class World:
             raise WorldError("\n".join(self.problems))
 
 
-async def _watch(seed):
-    """Says what hangs, if nothing can cancel it."""
-    await trio.sleep(2 * HANGS)
-    print(f"seed {seed} hangs, and cannot be cancelled:", file=sys.__stderr__)
-    print_tasks()
-    os._exit(1)
-
-
-def print_tasks():
-    """All tasks, and where they are."""
-
-    def below(task):
-        yield task
-        for nursery in task.child_nurseries:
-            for child in nursery.child_tasks:
-                yield from below(child)
-
-    for task in below(trio.lowlevel.current_root_task()):
-        print(task, file=sys.__stderr__)
-        for frame, line in task.iter_await_frames():
-            print(f"    {frame.f_code.co_filename}:{line} {frame.f_code.co_qualname}", file=sys.__stderr__)
-    sys.__stderr__.flush()
-
-
 def run_seed(seed, *, verbose=False):
     """One world, from the first connection until nothing is left.
 
@@ -558,7 +396,6 @@ def run_seed(seed, *, verbose=False):
         Exception: something did not hold; its note says which seed, and what it has chosen.
     """
     world = World(seed, verbose=verbose)
-    logger, recorder = logging.getLogger("trpc"), Recorder(world)
     init_connection = _connection.Connection.__init__
 
     def init(connection, *args, **kwargs):
@@ -566,20 +403,16 @@ def run_seed(seed, *, verbose=False):
         world.connections.append(connection)
 
     async def main():
-        trio.lowlevel.spawn_system_task(_watch, seed)
+        trio.lowlevel.spawn_system_task(watch, seed, HANGS)
         await world.run()
 
-    with deterministic(seed) as patch:
+    with deterministic(seed) as patch, recorded(patch, world.event, world.problems):
         patch.setattr(_connection.Connection, "__init__", init)
-        patch.setattr(logger, "propagate", False)
         if world.fragment is not None:
             cut_into(patch, world.fragment, 2 * world.fragment)
-        logger.addHandler(recorder)
         try:
             trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
         except Exception as exc:
             exc.add_note(f"python -m tests.simulation --seed {seed} --verbose\n{world.options()}")
             raise
-        finally:
-            logger.removeHandler(recorder)
     return world

@@ -63,6 +63,7 @@ class Run:
         self._chance = random.Random(seed)
         self._processes: list[Process] = []
         self._not_closed: list[str] = []
+        self._next: list[str] = []
         self.rows: list[dict[str, float]] = []
         self.done: dict[str, int] = {}
         self.wrong: list[str] = []
@@ -144,7 +145,10 @@ class Run:
             yield row
 
     def _attack(self, attacker: Process) -> None:
-        name = self._chance.choice(BAD_PEERS)
+        if not self._next:
+            # Each of them early on, so that what the first time leaves behind is not taken for growth.
+            self._next = self._chance.sample(BAD_PEERS, len(BAD_PEERS))
+        name = self._next.pop()
         attacker.tell({"attacks": [name], "seconds": BAD_SECONDS, "connections": BAD_CONNECTIONS})
         attacker.hear(keys=["ready"], patience=60)
         ends = attacker.hear(keys=[name], patience=60)[name]["ends"]

@@ -132,7 +132,7 @@ CONVERTED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "plain"), CONVERTED, ids=repr)
+@pytest.mark.parametrize(("value", "plain"), CONVERTED, ids=lambda value: repr(value).partition(" at 0x")[0])
 def test_other_values_become_plain_ones(value, plain):
     result = decode(encode(value))
     assert result == plain
