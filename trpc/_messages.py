@@ -67,6 +67,9 @@ MAX_STREAM: Final = 2**16 - 1
 # A year: nobody waits longer, and no arithmetic on a clock overflows.
 MAX_TIME_LEFT: Final = 365 * 86400.0
 
+# Entries of metadata. It is for a tenant, a trace id and the like; to look at a million takes a second.
+MAX_METADATA: Final = 1000
+
 MetadataValue = str | bytes | int | float | bool | None
 
 
@@ -242,6 +245,8 @@ def decode_request(body: bytes | memoryview, *, max_depth: int) -> Request:
         raise InvalidArguments("the positional arguments must be an array")
     if kwargs is not None and not _has_text_keys(kwargs):
         raise InvalidArguments("the keyword arguments must be a map with strings as keys")
+    if isinstance(metadata, dict) and len(cast("dict[object, object]", metadata)) > MAX_METADATA:
+        raise InvalidArguments(f"metadata has more than {MAX_METADATA} entries")
     if metadata is not None and not (_has_text_keys(metadata) and all(map(is_metadata_value, metadata.values()))):
         raise InvalidArguments("metadata must be a map from strings to scalars")
     if time_left is not None:

@@ -89,7 +89,14 @@ class OutgoingStream:
     @property
     def is_full(self) -> bool:
         """Whether so much is gathered that the producer should :meth:`wait_sent`."""
-        return len(self._items) >= _MAX_ITEMS or self._size >= _MAX_BYTES or self._large is not None
+        # No more than there is credit for: else who opens many streams and grants nothing has many items made.
+        number, size = len(self._items), self._size
+        return (
+            (number > 0 and size >= self._credit)
+            or number >= _MAX_ITEMS
+            or size >= _MAX_BYTES
+            or self._large is not None
+        )
 
     def add(self, item: object) -> None:
         """Takes an item.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import AsyncIterable, AsyncIterator
 
@@ -469,3 +470,26 @@ async def test_a_peer_that_sends_without_credit_is_closed(messages):
                     await items.receive()
             goaway = await peer.receive()
             assert goaway.kind == Kind.GOAWAY
+
+
+class Counting:
+    def __init__(self):
+        self.made = 0
+
+    @trpc.method
+    async def count(self) -> AsyncIterator[int]:
+        while True:
+            self.made += 1
+            yield self.made
+
+
+@pytest.mark.parametrize(("credit", "most"), [(1, 2), (100, 110), (10_000, 10_010)])
+async def test_no_more_items_are_made_than_there_is_credit_for(credit, most):
+    service = Counting()
+    async with raw_client_of(service) as peer:
+        peer.hello = dataclasses.replace(peer.hello, features=("streams",), stream_credit=credit)
+        await peer.open()
+        await peer.send_request(1, "Counting.count")
+        await settle()
+        # Each takes a byte or more, and one is on its way to wait.
+        assert 1 <= service.made <= most

@@ -7,6 +7,7 @@ import gc
 import pytest
 import trio
 import trio.testing
+from injection import AtStep
 from support import connection_of
 
 import trpc
@@ -57,23 +58,9 @@ async def use(client):
         nursery.start_soon(proxy.quick, 5)
 
 
-class CancelAtStep(trio.abc.Instrument):
-    """Calls ``cancel`` after the given number of task steps."""
-
-    def __init__(self, step):
-        self.steps_left = step
-        self.cancel = None
-
-    def after_task_step(self, task):
-        if self.cancel is not None:
-            self.steps_left -= 1
-            if self.steps_left == 0:
-                self.cancel()
-
-
 def run_session(side, step, grace, tcp):
     """One session with one cancel; says whether the session ended before the cancel came."""
-    instrument = CancelAtStep(step)
+    instrument = AtStep(step)
     service = Service()
 
     async def main():
@@ -91,7 +78,7 @@ def run_session(side, step, grace, tcp):
 
                 ours, theirs = trio.testing.memory_stream_pair()
                 server = await nursery.start(serve)
-                instrument.cancel = (client_scope if side == "client" else server_scope).cancel
+                instrument.do = (client_scope if side == "client" else server_scope).cancel
                 connection = None
                 try:
                     with client_scope:
@@ -106,7 +93,7 @@ def run_session(side, step, grace, tcp):
                 # What the server's end may do to the client: its calls fail, and nothing else.
                 except* (trpc.ConnectionLost, trpc.Unavailable):
                     assert side == "server"
-                instrument.cancel = None
+                instrument.do = None
                 if connection is not None:
                     caller = connection.caller
                     assert not caller._in_flight

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import os
-import random
 import signal
 import socket
 from collections.abc import AsyncIterable, AsyncIterator
@@ -19,12 +17,10 @@ from collections.abc import AsyncIterable, AsyncIterator
 import pytest
 import trio
 import trio.testing
-from support import assert_nothing_left, connection_of, cut_into, open_generators, settle
+from injection import EVERY, AtStep, in_order
+from support import assert_nothing_left, connection_of, open_generators, settle
 
 import trpc
-
-# Some minutes.
-EVERY = bool(os.environ.get("TRPC_EVERY_STEP"))
 
 
 class Injected(Exception):
@@ -243,20 +239,6 @@ SESSIONS = [
 # --- what happens ---
 
 
-class AtStep(trio.abc.Instrument):
-    """Does something after so many steps of any task."""
-
-    def __init__(self, step):
-        self.steps_left = step
-        self.do = None
-
-    def after_task_step(self, task):
-        if self.do is not None:
-            self.steps_left -= 1
-            if self.steps_left == 0:
-                self.do()
-
-
 def cut(stream):
     """Ends the connection from below, as a fault does."""
     if isinstance(stream, trio.SocketStream):
@@ -267,15 +249,6 @@ def cut(stream):
 
 
 EVENTS = ["cancel client", "cancel server", "cut at client", "cut at server", "raise", "leave"]
-
-
-@contextlib.contextmanager
-def in_order(seed):
-    """The tasks of a pass run in an order that the seed says; large messages are small ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trio._core._run._r, "random", random.Random(seed).random)
-        cut_into(patch, 1000, 2000)
-        yield
 
 
 def run_session(play, event, step, *, grace, seed=0):

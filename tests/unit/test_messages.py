@@ -9,7 +9,7 @@ import pytest
 from support import joined
 
 from trpc import InvalidArguments, Limits, ProtocolError
-from trpc._codec import LARGE, EncodeError
+from trpc._codec import LARGE, EncodeError, pack
 from trpc._messages import (
     ALWAYS_ACCEPTED,
     IGNORABLE,
@@ -525,3 +525,13 @@ def test_a_token_that_is_no_text(token):
     with pytest.raises(ProtocolError, match="hello cannot be read") as caught:
         Hello.decode(msgpack.packb({**HELLO, "token": token}))
     assert "secret" not in str(caught.value)
+
+
+def test_metadata_has_a_bound():
+    def body(number):
+        return pack(["S.f", [], None, None, {f"k{n}": n for n in range(number)}], max_depth=64)
+
+    assert len(decode_request(body(1000), max_depth=64).metadata) == 1000
+    for number in (1001, 100_000):
+        with pytest.raises(InvalidArguments, match="metadata has more than 1000 entries"):
+            decode_request(body(number), max_depth=64)
