@@ -226,9 +226,9 @@ class Dispatcher(Replies):
         call = self._calls.get(frame.id)
         if call is not None and self._streams is not None:
             self._streams.on_message(call, frame)
-        elif call is not None or self._protocol.is_open(frame.id):
+        elif call is not None or (self._protocol.is_open(frame.id) and not _is_cancelled()):
             raise ProtocolError(f"call {frame.id} has no streams, or its request is not complete")
-        # Else it has ended since the message was read.
+        # Else it has ended since the message was read; or without a reply, because this side is cancelled.
 
     # --- a call's life ---
 
@@ -329,6 +329,11 @@ class Dispatcher(Replies):
             worker.reset_scope()
         if call.method.method.is_async or self.interceptors:
             worker.check_scope(call)
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is, and with it all of the connection, which may learn of it in the same pass but later."""
+    return trio.current_effective_deadline() == -math.inf
 
 
 @trio.lowlevel.disable_ki_protection

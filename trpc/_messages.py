@@ -245,10 +245,8 @@ def decode_request(body: bytes | memoryview, *, max_depth: int) -> Request:
         raise InvalidArguments("the positional arguments must be an array")
     if kwargs is not None and not _has_text_keys(kwargs):
         raise InvalidArguments("the keyword arguments must be a map with strings as keys")
-    if isinstance(metadata, dict) and len(cast("dict[object, object]", metadata)) > MAX_METADATA:
-        raise InvalidArguments(f"metadata has more than {MAX_METADATA} entries")
-    if metadata is not None and not (_has_text_keys(metadata) and all(map(is_metadata_value, metadata.values()))):
-        raise InvalidArguments("metadata must be a map from strings to scalars")
+    if metadata is not None:
+        _check_metadata(metadata)
     if time_left is not None:
         time_left = _check_time_left(time_left)
     if streams is not None:
@@ -261,11 +259,18 @@ def is_metadata_value(value: object) -> bool:
     return value is None or type(value) in {str, bytes, int, float, bool}
 
 
+def _check_metadata(metadata: object) -> None:
+    if isinstance(metadata, dict) and len(cast("dict[object, object]", metadata)) > MAX_METADATA:
+        raise InvalidArguments(f"metadata has more than {MAX_METADATA} entries")
+    if not (_has_text_keys(metadata) and all(map(is_metadata_value, metadata.values()))):
+        raise InvalidArguments("metadata must be a map from strings to scalars")
+
+
 def _is_array(value: object) -> TypeGuard[list[Any]]:
     return type(value) is list
 
 
-def _has_text_keys(value: object) -> bool:
+def _has_text_keys(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict) and all(isinstance(key, str) for key in cast("dict[object, object]", value))
 
 
@@ -282,7 +287,7 @@ def _check_streams(value: object, args: list[Any], kwargs: dict[str, Any]) -> di
         raise InvalidArguments("the streams must be a map from their numbers to arguments")
     streams: dict[int, int | str] = {}
     place: Any
-    for text, place in cast("dict[str, Any]", value).items():
+    for text, place in value.items():
         number = int(text) if text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_STREAM)) else 0
         if not 1 <= number <= MAX_STREAM or text != str(number):
             raise InvalidArguments(f"{text[:20]!r} is not the number of a stream")

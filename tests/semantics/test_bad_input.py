@@ -406,7 +406,7 @@ async def test_a_cancel_for_a_finished_call_and_a_second_one_are_ignored_and_cos
         await still_works(peer, 7)
         # These were six.
         await peer.send(Kind.CANCEL, 7)
-        await refused(peer, connection(), Code.OVERLOADED)
+        await refused(peer, connection(), Code.UNAVAILABLE)
 
 
 # --- deadlines ---
