@@ -7,7 +7,6 @@ Tasks and who owns them::
        |- (run itself)          greets the peer, then works
        |- Workers.work ...      read, run handlers, write: as many as do something at once
        |- Workers._retire       while workers wait for something to do
-       |- _lose_on_cancel       once a handler has called back
        |- _drain                while its calls are waited for, to end it in order
        |- Watch.run             of a client: looks at its one connection; a server has one for all
        '- _end                  once it is over: writes what is left, and closes the transport
@@ -157,8 +156,6 @@ class Connection(Reader):
                 self._caller.on_hello()
             if self._lost_error is not None:
                 self._caller.on_lost(self._lost_error)
-            elif self._workers.nursery is not None:
-                self._workers.nursery.start_soon(self._lose_on_cancel)
         return self._caller
 
     @property
@@ -337,16 +334,6 @@ class Connection(Reader):
                     await self._linger()
             finally:
                 await self._transport.close()
-
-    async def _lose_on_cancel(self) -> None:
-        """Runs beside handlers that call back. If the server is cancelled, it ends what they wait for.
-
-        They wait for acknowledgements, which nobody reads any more, and :meth:`run` may be one of them.
-        """
-        try:
-            await trio.sleep_forever()
-        finally:
-            self._lose(ConnectionEnded("this side ended it"))
 
     async def _linger(self) -> None:
         """Tells the peer that this was all, and waits for its end of the stream.

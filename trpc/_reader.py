@@ -158,42 +158,49 @@ class Reader(Watched):
         outbox = self._outbox
         # What the last reader has left, before more is handled.
         outbox.flush()
-        while not self._lost:
-            suspended = self._handle(worker)
-            if suspended is not None:
-                # It has begun to wait for something, which must not happen before Trio knows: so the next
-                # reader also writes the replies that are ready.
-                self._workers.run(self._read)
-                await suspended
-                return
-            outbox.flush()
-            if self._protocol.control:
-                self._count_control()
-            if worker.is_spent:
-                self._workers.run(self._read)
-                return
-            if outbox.unsent_answers and outbox.is_full_of_answers and not self._has_to_read:
-                # The peer does not read them, so it gets no more.
-                await outbox.wait_until_answered()
-            elif self._requests_left <= 0:
-                self._requests_left = _MAX_REQUESTS
-                await trio.lowlevel.checkpoint()
-            elif self._frames is not _NO_FRAMES:
-                continue
-            elif self._has_more and self._reads_left > 0:
-                self._reads_left -= 1
-                self._receive()
-            else:
-                self._requests_left = _MAX_REQUESTS
-                self._reads_left = _MAX_READS
-                if self._drains:
-                    self._on_progress()
-                # Not in a function of its own, which would be one more to go through when the task is resumed.
-                try:
-                    await self._transport.wait_readable()
-                except BROKEN as exc:
-                    self._lose(exc)
-                self._receive()
+        suspended = None
+        try:
+            while not self._lost:
+                suspended = self._handle(worker)
+                if suspended is not None:
+                    break
+                outbox.flush()
+                if self._protocol.control:
+                    self._count_control()
+                if worker.is_spent:
+                    self._workers.run(self._read)
+                    return
+                if outbox.unsent_answers and outbox.is_full_of_answers and not self._has_to_read:
+                    # The peer does not read them, so it gets no more.
+                    await outbox.wait_until_answered()
+                elif self._requests_left <= 0:
+                    self._requests_left = _MAX_REQUESTS
+                    await trio.lowlevel.checkpoint()
+                elif self._frames is not _NO_FRAMES:
+                    continue
+                elif self._has_more and self._reads_left > 0:
+                    self._reads_left -= 1
+                    self._receive()
+                else:
+                    self._requests_left = _MAX_REQUESTS
+                    self._reads_left = _MAX_READS
+                    if self._drains:
+                        self._on_progress()
+                    # Not in a function of its own, which would be one more to go through when the task is resumed.
+                    try:
+                        await self._transport.wait_readable()
+                    except BROKEN as exc:
+                        self._lose(exc)
+                    self._receive()
+        except trio.Cancelled:
+            # All of the connection is. The task of run(), which sees to that, may be in a handler that shields itself.
+            self._lose(ConnectionEnded("this side ended it"))
+            raise
+        if suspended is not None:
+            # It has begun to wait for something, which must not happen before Trio knows: so the next
+            # reader also writes the replies that are ready.
+            self._workers.run(self._read)
+            await suspended
 
     def _count_control(self) -> None:
         """Ends the connection of a peer that sends too much of what costs it nothing."""
