@@ -31,7 +31,7 @@ async def connected(services, *, serve=None, **options):
 
 def connection_of(client):
     """The connection behind a client, for tests that look inside or take it apart."""
-    return client._caller.outbox._on_error.__self__
+    return client._caller.plain.outbox._on_error.__self__
 
 
 def open_generators():

@@ -95,6 +95,7 @@ class CalleeStreams:
             items=items,
             max_depth=self._limits.max_depth,
             bad_item=bad_item,
+            share=self._protocol.fragments.items,
         )
         return sender.stream
 

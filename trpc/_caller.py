@@ -215,6 +215,7 @@ class Caller(Requests):
         call = self._in_flight.pop(frame.id, None)
         if call is None:  # a GOAWAY right before it has ended the call
             return
+        self._release(call)
         self._slots.give_back()
         if call.cutter is not None:
             # It is answered before all of the request has left: the rest is of no use.
@@ -343,6 +344,8 @@ class Caller(Requests):
         """No new calls from now on; those that wait to be sent find out."""
         self._refusal = error
         self._hello.set()
+        if self._bytes_freed is not None:
+            self._bytes_freed.unpark_all()
         # Whoever waits for a slot gets one, and then the error.
         self._slots.set_number(math.inf)
 

@@ -190,6 +190,7 @@ class Connection(Reader):
             logger.exception("internal error in the connection with %s, which is closed", self.peer)
         finally:
             self._protocol.share.close()
+            self._protocol.fragments.items.close()
             if self._watch is not None:
                 self._watch.connections.discard(self)
             if self._on_end is not None:

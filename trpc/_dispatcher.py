@@ -154,6 +154,7 @@ class Dispatcher(Replies):
             next, and somebody else has to go on reading.
         """
         one_way = frame.kind == _NOTIFY
+        costs = 1
         call_id = frame.id
         self._answers = 0
         calls = self._calls
@@ -164,6 +165,8 @@ class Dispatcher(Replies):
                 raise Overloaded(f"{limits.max_calls} calls of this connection are in flight, the most allowed")
             size = len(frame.body)
             if frame.flags or (size + self._share.taken > FREE and not self._share.has_room(size)):
+                # Its bytes have come all the same, and cost the peer more than the refusal costs here.
+                costs = 0
                 raise Overloaded(self._no_room())
             if size > limits.max_message_size:
                 raise MessageTooLarge(f"the request has {size} bytes, of {limits.max_message_size} allowed")
@@ -175,7 +178,7 @@ class Dispatcher(Replies):
             if request.streams or method.method.is_stream:
                 self._open_streams(call)
         except RPCError as exc:
-            self._reject(call_id, exc, one_way=one_way)
+            self._reject(call_id, exc, one_way=one_way, costs=costs)
             return None
         calls[call_id] = call
         if request.time_left is not None or limits.max_call_time != math.inf:

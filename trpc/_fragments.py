@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from ._codec import UNREADABLE
 from ._errors import ProtocolError
 from ._frames import CONTINUED, MORE, Frame
+from ._limits import KiB
 from ._messages import Kind
 
 if TYPE_CHECKING:
@@ -14,10 +16,19 @@ if TYPE_CHECKING:
     from ._limits import Limits
     from ._share import Share
 
+# So many bytes are some progress; a byte now and then is not.
+_STEP: Final = 64 * KiB
+
 REQUESTS: Final = frozenset({Kind.REQUEST, Kind.NOTIFY})
 _REPLIES: Final = frozenset({Kind.RESULT, Kind.ERROR})
 _OF_STREAMS: Final = frozenset({Kind.ARGUMENT_ITEMS, Kind.RESULT_ITEMS})
+_ARGUMENT_ITEMS: Final = Kind.ARGUMENT_ITEMS.value
 FRAGMENTED: Final = REQUESTS | _REPLIES | _OF_STREAMS
+
+
+def without_room(kind: int, call_id: int, stream: int) -> Frame:
+    """What is handled in place of a message for which there was no room: it has no body, or one that cannot be read."""
+    return Frame(kind, call_id, b"", MORE, stream) if kind in REQUESTS else Frame(kind, call_id, UNREADABLE, 0, stream)
 
 
 class _Message:
@@ -37,11 +48,19 @@ class Fragments:
     Args:
         limits: what this side accepts.
         share: bytes in flight of the connection.
+
+    Attributes:
+        items: the same for items of streams.
+        progress: grows when a message is complete, or has come some way.
     """
 
-    __slots__ = ("_max_requests", "_messages", "_requests", "_share")
+    __slots__ = ("_max_requests", "_messages", "_received", "_requests", "_share", "items", "progress")
 
     def __init__(self, limits: Limits, share: Share) -> None:
+        self.items = share.for_items(limits)
+        self.progress = 0
+        self._received = 0
+        """Bytes since then."""
         self._messages: dict[tuple[int, int, int], _Message] = {}
         self._max_requests = limits.max_calls
         self._share = share
@@ -93,18 +112,29 @@ class Fragments:
         message.size += len(body)
         if message.size > max_body:
             raise ProtocolError(f"a message of more than {max_body} bytes, the longest accepted here, in fragments")
-        if kind in REQUESTS:
-            fits = self._share.has_room(len(body))
-            self._share.add(len(body))
+        share = self._share_of(kind)
+        if share is not None:
+            fits = share.has_room(len(body))
+            share.add(len(body))
             if self._requests > self._max_requests or not fits:
                 self._remove(key)
-                return Frame(kind, call_id, b"", MORE, stream)
+                return without_room(kind, call_id, stream)
         message.body += body
+        self._received += len(body)
+        if self._received >= _STEP or not flags & MORE:
+            self.progress += 1
+            self._received = 0
         if flags & MORE:
             is_begin = kind in _OF_STREAMS and not flags & CONTINUED
             return Frame(kind, call_id, b"", MORE, stream) if is_begin else None
         self._remove(key)
         return Frame(kind, call_id, memoryview(message.body), 0, stream)
+
+    def _share_of(self, kind: int) -> Share | None:
+        """What counts a message. Of what this side has asked for, nothing does."""
+        if kind in REQUESTS:
+            return self._share
+        return self.items if kind == _ARGUMENT_ITEMS else None
 
     def drop(self, frame: Frame) -> bool:
         """Gives up the message that a frame belongs to; whether there was one."""
@@ -126,11 +156,12 @@ class Fragments:
     def drop_arguments(self, call_id: int) -> None:
         """Gives up what is incomplete of the streams of a peer's call that is over."""
         for key in [key for key in self._messages if key[1] == call_id and key[2]]:
-            del self._messages[key]
+            self._remove(key)
 
     def _remove(self, key: tuple[int, int, int]) -> bool:
         message = self._messages.pop(key, None)
         if message is not None and key[0] in REQUESTS:
             self._requests -= 1
-            self._share.give_back(message.size)
+        if message is not None and (share := self._share_of(key[0])) is not None:
+            share.give_back(message.size)
         return message is not None

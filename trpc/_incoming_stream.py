@@ -14,6 +14,7 @@ from ._messages import ITEMS_COST
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from ._share import Share
     from ._signature import StreamOf
 
 # How many items, or seconds of them, a consumer may have at a stretch before others get their turn.
@@ -51,6 +52,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         items: what is in it; None if that is not known.
         max_depth: nesting accepted in a message.
         bad_item: makes an error of the reason why an item is not acceptable.
+        share: counts the bytes that wait for the consumer; None: nobody does.
 
     Attributes:
         has_ended: whether nothing more comes from the sender.
@@ -65,6 +67,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         items: StreamOf | None,
         max_depth: int,
         bad_item: Callable[[str], Exception],
+        share: Share | None = None,
     ) -> None:
         self._sender = sender
         self._credit = self._window = credit
@@ -73,6 +76,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         self._of = items
         self._max_depth = max_depth
         self._bad_item = bad_item
+        self._share = share
         self._messages: deque[tuple[bytes | memoryview, int]] = deque()
         """Bodies that are not decoded yet, with what they have cost."""
         self._items: deque[Any] = deque()
@@ -141,7 +145,7 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         """Drops what has arrived and what still comes. Whoever waits for it gets a ``ClosedResourceError``."""
         self._is_closed = True
         self._items.clear()
-        self._messages.clear()
+        self._drop_messages()
         self._lot.unpark_all()
 
     async def wait_ended(self) -> None:
@@ -161,6 +165,8 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
 
     def _decode_next(self) -> None:
         body, cost = self._messages.popleft()
+        if self._share is not None:
+            self._share.give_back(len(body))
         try:
             items: list[Any] = _codec.unpack(body, max_depth=self._max_depth)
         except _codec.DecodeError as exc:
@@ -193,9 +199,14 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
                     self._fail(self._bad_item(str(exc)))
                     break
 
+    def _drop_messages(self) -> None:
+        if self._share is not None:
+            self._share.give_back(sum(len(body) for body, _ in self._messages))
+        self._messages.clear()
+
     def _fail(self, error: Exception) -> None:
         """Behind the items that are decoded, nothing is of use."""
-        self._messages.clear()
+        self._drop_messages()
 
         async def end() -> Exception:
             await self._sender.leave()
@@ -228,6 +239,8 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         self._credit -= cost
         if not self._is_closed and self._end is None:
             self._messages.append((body, cost))
+            if self._share is not None:
+                self._share.add(len(body))
             self._lot.unpark()
 
     @trio.lowlevel.enable_ki_protection

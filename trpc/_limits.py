@@ -11,6 +11,8 @@ MiB: Final = 1024 * KiB
 
 # Half of what the length field of a frame can say; more than anybody wants in memory at once.
 MAX_SIZE: Final = 2**31
+# Something a second: once in thirty years.
+MIN_RATE: Final = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,8 @@ class Limits:
             value = getattr(self, field.name)
             if not value > 0:
                 raise ValueError(f"Limits.{field.name} must be positive, not {value!r}")
+            if field.name == "control_rate" and value < MIN_RATE:
+                raise ValueError(f"Limits.control_rate must be at least {MIN_RATE}, not {value!r}")
             # Those without a fraction are counted in whole numbers, on the wire too.
             if isinstance(field.default, int) and not (isinstance(value, int) and value <= MAX_SIZE):
                 raise ValueError(f"Limits.{field.name} must be an integer up to {MAX_SIZE}, not {value!r}")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, cast
 
 from . import _codec
 from ._errors import InvalidArguments, ProtocolError
+from ._limits import MAX_SIZE, MIN_RATE
+from ._share import size_of_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +86,7 @@ class Hello:
     stream_credit: int | None = None
     control_burst: int | None = None
     control_rate: float | None = None
+    max_bytes_in_flight: int | None = None
     # A secret: in no message, and in nothing that is kept.
     token: str | None = dataclasses.field(default=None, repr=False, compare=False)
 
@@ -106,6 +109,7 @@ class Hello:
     def of(cls, limits: Limits, token: str | None = None) -> Hello:
         """The hello that announces ``limits``, with the token if there is one."""
         has_rate = limits.control_rate != math.inf
+        most = size_of_requests(limits)
         return cls(
             limits.max_message_size,
             limits.max_calls,
@@ -114,6 +118,7 @@ class Hello:
             limits.stream_credit,
             limits.control_burst if has_rate else None,
             limits.control_rate if has_rate else None,
+            most if most < MAX_SIZE else None,
             token,
         )
 
@@ -144,7 +149,7 @@ def _decode_hello(body: bytes) -> Hello:
     if hello.has_streams and not 1 <= (hello.stream_credit or 0) <= _MAX_GRANT:
         raise ProtocolError(f"the peer's hello announces streams with a stream_credit of {hello.stream_credit}")
     rate = hello.control_rate
-    if (rate is None) != (hello.control_burst is None) or (rate is not None and not 0 < rate < math.inf):
+    if (rate is None) != (hello.control_burst is None) or (rate is not None and not MIN_RATE <= rate < math.inf):
         raise ProtocolError(f"the peer's hello announces a control_burst of {hello.control_burst}, at {rate} a second")
     return hello
 
@@ -165,7 +170,7 @@ ALWAYS_ACCEPTED: Final = 16 * 1024
 # What may be sent before the peer's hello has arrived. One call at a time costs nothing: the hello is
 # there before the first reply is.
 UNTIL_HELLO: Final = Hello(
-    max_message_size=ALWAYS_ACCEPTED, max_calls=1, max_depth=64, control_burst=1, control_rate=1e-9
+    max_message_size=ALWAYS_ACCEPTED, max_calls=1, max_depth=64, control_burst=1, control_rate=MIN_RATE
 )
 
 

@@ -45,6 +45,7 @@ class OutgoingCall(Outgoing):
         "awaited",
         "cancelled",
         "deadline",
+        "held",
         "id",
         "items",
         "method",
@@ -60,6 +61,7 @@ class OutgoingCall(Outgoing):
         # As Outgoing does, without the call.
         self.data = b""
         self.size = 0
+        self.held = 0
         self.is_answer = False
         self.is_bulk = False
         self.is_item = False

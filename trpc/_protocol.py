@@ -17,9 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from ._codec import UNREADABLE
 from ._errors import ProtocolError
-from ._fragments import FRAGMENTED, REQUESTS, Fragments
+from ._fragments import FRAGMENTED, REQUESTS, Fragments, without_room
 from ._frames import CONTINUED, MORE, NO_ROOM, PREAMBLE, Frame, FrameReader, encode_frame, frame_of
 from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind, encode_credit
 from ._share import Share
@@ -283,12 +282,10 @@ class Protocol:
         if frame.body and kind in _BODILESS:
             raise ProtocolError(f"{Kind(kind).name} has a body")
         if frame.flags:
-            if self._fragments is None:
-                self._fragments = Fragments(self._limits, self.share)
             if frame.flags & NO_ROOM:
                 return self._without_room(frame, check)
             begins = self._begins[kind]
-            message = self._fragments.add(frame, lambda first: begins(self, first), max_body=self.frames.max_body)
+            message = self.fragments.add(frame, lambda first: begins(self, first), max_body=self.frames.max_body)
             if message is None or kind in REQUESTS or message.flags:
                 return message
             frame = message
@@ -300,17 +297,21 @@ class Protocol:
         flags &= ~NO_ROOM
         if flags & ~(MORE | CONTINUED) or (flags and kind not in FRAGMENTED):
             raise ProtocolError(f"flags {flags:#04x} on a message of kind {kind:#04x}")
-        assert self._fragments is not None
         if flags & CONTINUED:
             # The rest of one that was not kept either, or has been given up.
-            if not self._fragments.drop(frame):
+            if not self.fragments.drop(frame):
                 return None
         elif not (check if kind in REQUESTS else self._begins[kind])(self, frame):
             return None
-        if kind in REQUESTS:
-            return Frame(kind, call_id, b"", MORE, stream)
-        message = Frame(kind, call_id, UNREADABLE, 0, stream)
-        return message if check(self, message) else None
+        message = without_room(kind, call_id, stream)
+        return message if kind in REQUESTS or check(self, message) else None
+
+    @property
+    def fragments(self) -> Fragments:
+        """Messages that are incomplete, and what counts items."""
+        if self._fragments is None:
+            self._fragments = Fragments(self._limits, self.share)
+        return self._fragments
 
     def take_token(self) -> str | None:
         """What the peer's hello had for whoever checks it. It is not kept."""

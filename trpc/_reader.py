@@ -153,7 +153,7 @@ class Reader(Watched):
             self._give_up(Unavailable(reason))
 
     @trio.lowlevel.enable_ki_protection
-    async def _read(self, worker: Worker) -> None:  # noqa: C901 - without functions that would be gone through in each resume
+    async def _read(self, worker: Worker) -> None:  # noqa: C901, PLR0912 - no functions that each resume would go through
         """Reads and handles what the peer sends, until the connection is over or somebody else does."""
         outbox = self._outbox
         # What the last reader has left, before more is handled.

@@ -61,9 +61,9 @@ class Replies:
         self._answers = 0
         """Since the last request: where there was one, more are likely to be ready in the same pass."""
 
-    def _reject(self, call_id: int, error: RPCError, *, one_way: bool) -> None:
-        """The handler does not run. It costs the peer next to nothing, so that it may not be too often."""
-        self._protocol.control += 1
+    def _reject(self, call_id: int, error: RPCError, *, one_way: bool, costs: int = 1) -> None:
+        """The handler does not run. As a rule it costs the peer next to nothing, so that it may not be too often."""
+        self._protocol.control += costs
         if one_way:
             # With repr: it may quote what the peer sent, which is not to make lines of its own in the log.
             logger.warning("notification from %s dropped: %r", self.peer, str(error)[:MAX_SHOWN])

@@ -33,6 +33,8 @@ class Requests:
     """
 
     __slots__ = (
+        "_bytes_freed",
+        "_bytes_held",
         "_hello",
         "_in_flight",
         "_is_nested",
@@ -52,6 +54,9 @@ class Requests:
         self._is_nested = is_nested
         self._in_flight: dict[int, OutgoingCall] = {}
         self._slots = Slots(min(max_calls, protocol.peer.max_calls))
+        self._bytes_held = 0
+        """Those of the requests in flight, which the peer holds as long."""
+        self._bytes_freed: trio.lowlevel.ParkingLot | None = None
         self._hello = trio.Event()
         # Requests since the last replies, and how many replies these were.
         self._sent = 0
@@ -116,13 +121,21 @@ class Requests:
         if self._refusal is not None or (outbox.unsent and outbox.is_full) or call.places:
             return False
         body = call.encode(args, kwargs, time_left, max_depth=peer.max_depth)
-        if (len(body) if isinstance(body, bytes) else size_of(body)) > peer.max_message_size:
+        size = len(body) if isinstance(body, bytes) else size_of(body)
+        if size > peer.max_message_size or self._is_too_much(size):
             return False
         call.deadline = deadline
-        self._send(call, body)
+        self._send(call, body, size)
         return True
 
-    def _send(self, call: OutgoingCall, body: Data) -> None:
+    def _is_too_much(self, size: int) -> bool:
+        """Whether a request would be more bytes, beside those in flight, than the peer takes. One is never too much."""
+        most = self.protocol.peer.max_bytes_in_flight
+        return most is not None and self._bytes_held > 0 and self._bytes_held + size > most
+
+    def _send(self, call: OutgoingCall, body: Data, size: int) -> None:
+        call.held = size
+        self._bytes_held += size
         call.id, data = self.protocol.request(body)
         self.outbox.put(data, call, alone=self._is_alone())
         self._in_flight[call.id] = call
@@ -140,8 +153,12 @@ class Requests:
         self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
     ) -> None:
         """Queues the request. Nothing was sent if this raises."""
-        body, call.deadline = await self._prepare(call, args, kwargs)
-        self._send(call, body)
+        try:
+            body, call.deadline = await self._prepare(call, args, kwargs)
+            self._send(call, body, size_of(body))
+        finally:
+            # There may be room for another one, or this one was woken in vain. One at a time: each encodes its request.
+            self._wake_for_bytes()
 
     async def _prepare(
         self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, *, one_way: bool = False
@@ -166,13 +183,36 @@ class Requests:
             time_left = None if one_way or deadline == math.inf else deadline - trio.current_time()
             body = call.encode(args, kwargs, time_left, max_depth=self.protocol.peer.max_depth)
             if size_of(body) <= self.protocol.peer.max_message_size:
-                return body, deadline
+                if one_way or not self._is_too_much(size_of(body)):
+                    return body, deadline
+                await self._wait_for_bytes()
+                continue
             if self.protocol.peer_is_known:
                 raise MessageTooLarge(
                     f"{call.method}: the request has {size_of(body)} bytes, and the peer accepts"
                     f" {self.protocol.peer.max_message_size}; it was not sent"
                 )
             await self._hello.wait()
+
+    async def _wait_for_bytes(self) -> None:
+        """Waits until a call has ended. It may not be enough."""
+        if self._is_nested() and self.protocol.peer_is_known:
+            # As for a place.
+            raise Overloaded(
+                f"the calls to the peer in flight have {self._bytes_held} bytes, about the most that it takes, and this one"
+                " is made by a handler of its calls, which must not wait for them"
+            )
+        self._bytes_freed = self._bytes_freed or trio.lowlevel.ParkingLot()
+        await self._bytes_freed.park()
+
+    def _release(self, call: OutgoingCall) -> None:
+        """A call has ended: its bytes are not held any more."""
+        self._bytes_held -= call.held
+        self._wake_for_bytes()
+
+    def _wake_for_bytes(self) -> None:
+        if self._bytes_freed is not None:
+            self._bytes_freed.unpark()
 
     def _take_back(self, call: OutgoingCall) -> bool:
         """Ends a call whose request has not left."""
@@ -185,6 +225,7 @@ class Requests:
         call.end_streams()
         self.protocol.forget_request(call.id)
         del self._in_flight[call.id]
+        self._release(call)
         self._slots.give_back()
 
     def _raise_if_refused(self, *, maybe_executed: bool = False) -> None:

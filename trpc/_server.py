@@ -152,7 +152,8 @@ class Server:
             await self._wait_until_gone()
         for connection in list(self._connections):
             connection.cut(f"the server has stopped, and this call had not ended within {grace} s")
-        with trio.move_on_after(_HARD_END):
+        # It may be a handler that waits for this, and was cancelled just now.
+        with trio.move_on_after(_HARD_END, shield=True):
             await self._wait_until_gone()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()

@@ -31,12 +31,25 @@ class Pool:
         self.taken = 0
 
 
+def size_of_requests(limits: Limits) -> int:
+    """Bytes of requests that one connection may hold."""
+    # One request has to fit in any case, beside the first KiB of the others.
+    return max(limits.max_bytes_in_flight, limits.max_message_size + limits.max_calls * KiB)
+
+
+def size_of_items(limits: Limits) -> int:
+    """The same of items: what the peer has credit for, and one large one."""
+    return limits.max_streams * limits.stream_credit + limits.max_message_size
+
+
 class Share:
     """What one connection may hold of it.
 
     Args:
         limits: what this side accepts.
         pool: None: nobody else takes of it.
+        of_items: whether it is for items of streams. They have one of their own, so that streams which are full do not
+            keep out other calls.
 
     Attributes:
         taken: how many bytes it holds.
@@ -44,11 +57,14 @@ class Share:
 
     __slots__ = ("_pool", "_size", "taken")
 
-    def __init__(self, limits: Limits, pool: Pool | None = None) -> None:
-        # One request has to fit in any case, beside the first KiB of the others.
-        self._size = max(limits.max_bytes_in_flight, limits.max_message_size + limits.max_calls * KiB)
+    def __init__(self, limits: Limits, pool: Pool | None = None, *, of_items: bool = False) -> None:
+        self._size = size_of_items(limits) if of_items else size_of_requests(limits)
         self._pool = pool or Pool(self._size)
         self.taken = 0
+
+    def for_items(self, limits: Limits) -> Share:
+        """That of the same connection for items of streams."""
+        return Share(limits, self._pool, of_items=True)
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more may be held."""

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _TICK: Final = 1.0
 _LOOKS: Final = 4
 
+# Fragments of one message go in turns with others and with items of streams, which are as large. In the time of so many
+# frames one has to come.
+_FRAMES_OF_MESSAGE: Final = 4
+
 # Connections that are looked at before others get their turn: some 100 microseconds.
 _AT_ONCE: Final = 200
 
@@ -42,10 +46,10 @@ class Looks:
     Attributes:
         limits: the same.
         tick: seconds from one look to the next.
-        frame, idle, ping, lost, write: how many looks in a row something may be as it is, or is, until something is done.
+        frame, message, idle, ping, lost, write: how many looks in a row something may be as it is, or is, until something is done.
     """
 
-    __slots__ = ("frame", "idle", "limits", "lost", "ping", "tick", "write")
+    __slots__ = ("frame", "idle", "limits", "lost", "message", "ping", "tick", "write")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -57,6 +61,7 @@ class Looks:
         self.lost = self.ping + self._number(limits.keepalive_timeout)
         self.write = self._number(limits.write_timeout) + 1
         self.frame = self._number(limits.frame_timeout) + 1
+        self.message = _FRAMES_OF_MESSAGE * self.frame
         self.idle = self._number(limits.idle_timeout) + 1
 
     def _number(self, seconds: float) -> float:
@@ -66,7 +71,16 @@ class Looks:
 class Watched(abc.ABC):
     """The part of a connection that is looked at."""
 
-    __slots__ = ("_heard", "_idle_for", "_mark", "_silent_for", "_unchanged_for", "_unfinished_for")
+    __slots__ = (
+        "_fragments_mark",
+        "_heard",
+        "_idle_for",
+        "_incomplete_for",
+        "_mark",
+        "_silent_for",
+        "_unchanged_for",
+        "_unfinished_for",
+    )
 
     _dispatcher: Dispatcher
     _caller: Caller | None
@@ -81,6 +95,9 @@ class Watched(abc.ABC):
         self._silent_for = 0
         self._unfinished_for = 0
         """Looks since a frame was completed, while there is one that is not."""
+        self._fragments_mark = 0
+        """How far the messages were that are incomplete."""
+        self._incomplete_for = 0
         self._mark: int | None = None
         """How far the writing was at the last look."""
         self._unchanged_for = 0
@@ -131,10 +148,20 @@ class Watched(abc.ABC):
                 return
         if not self._protocol.frames.inside_frame:
             self._unfinished_for = 0
-            return
-        self._unfinished_for += 1
-        if self._unfinished_for > looks.frame:
-            self._give_up(RPCError(f"a frame was begun and not completed within {limits.frame_timeout} s"))
+        else:
+            self._unfinished_for += 1
+            if self._unfinished_for > looks.frame:
+                self._give_up(RPCError(f"a frame was begun and not completed within {limits.frame_timeout} s"))
+                return
+        fragments = self._protocol._fragments
+        if not fragments or fragments.progress != self._fragments_mark:
+            self._fragments_mark = fragments.progress if fragments else 0
+            self._incomplete_for = 0
+        else:
+            self._incomplete_for += 1
+            if self._incomplete_for > looks.message:
+                seconds = _FRAMES_OF_MESSAGE * limits.frame_timeout
+                self._give_up(RPCError(f"a message was begun in fragments, and hardly any came for {seconds} s"))
 
     def _look_at_calls(self, looks: Looks) -> None:
         if self._dispatcher.is_busy or (self._caller is not None and self._caller.is_waiting):

@@ -128,7 +128,7 @@ def test_hello(vector):
     assert (hello.has_fragments, hello.has_streams) == (FRAGMENTS in features, STREAMS in features)
     for name in ("max_message_size", "max_calls", "max_depth", "stream_credit"):
         assert getattr(hello, name) == vector[name]
-    for name in ("control_burst", "control_rate", "token"):
+    for name in ("control_burst", "control_rate", "max_bytes_in_flight", "token"):
         assert getattr(hello, name) == vector.get(name)
     assert (hello.encode() == data_of(vector["hex"])) is vector["canonical"]
 
@@ -310,7 +310,7 @@ def limits_of(opening: bytes) -> trpc.Limits:
     fields = untag(read(hello.body))
     assert fields.pop("features") == [FRAGMENTS, STREAMS]
     # Without a bound it is not announced.
-    return trpc.Limits(**{"control_rate": math.inf, **fields})
+    return trpc.Limits(**{"control_rate": math.inf, "max_bytes_in_flight": 2**31, **fields})
 
 
 def do(protocol: Protocol, step: dict) -> bytes:

@@ -19,7 +19,12 @@ HERE = Path(__file__).parent
 MAX_DEPTH = 64
 # What the examples of the page announce.
 LIMITS = trpc.Limits(
-    max_message_size=16777216, max_calls=1000, max_depth=MAX_DEPTH, stream_credit=262144, control_rate=math.inf
+    max_message_size=16777216,
+    max_calls=1000,
+    max_depth=MAX_DEPTH,
+    stream_credit=262144,
+    control_rate=math.inf,
+    max_bytes_in_flight=2**31,
 )
 OPENING = Protocol(LIMITS).opening()
 

@@ -281,7 +281,10 @@ async def test_a_host_that_is_not_ours():
 @pytest.mark.parametrize(
     ("url", "match"),
     [
-        ("http://localhost:80", "scheme 'http', which is not known; use tcp://host:port, tls://host:port or unix:///path"),
+        (
+            "http://localhost:80",
+            "scheme 'http', which is not known; use tcp://host:port, tls://host:port or unix:///path",
+        ),
         ("localhost:8000", "scheme 'localhost'"),
         ("nonsense", "scheme ''"),
         ("tcp://localhost", "not of the form tcp://host:port"),

@@ -558,7 +558,9 @@ async def test_the_connection_is_lost_in_the_middle_of_a_large_message():
 async def test_requests_that_are_refused_before_they_are_whole(monkeypatch, limit):
     cut_into(monkeypatch, 1000, 2000)
     service = Service()
-    limits = trpc.Limits(max_message_size=25_000, max_bytes_in_flight=50_000, max_calls=4 if limit == "max_calls" else 20)
+    limits = trpc.Limits(
+        max_message_size=25_000, max_bytes_in_flight=50_000, max_calls=4 if limit == "max_calls" else 20
+    )
     async with raw_client_of(service, limits=limits) as peer:
         peer.hello = Hello(2**20, 100, 64, BOTH, 1000)
         await peer.open()

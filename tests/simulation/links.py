@@ -81,6 +81,8 @@ class Link:
         is_cut: whether it was made to break, or may have.
         is_left: whether the client is closed while it is used.
         has_timeouts: whether a connection of the world may end because time passes.
+        token: what the client shows.
+        is_refused: whether the server does not accept that.
     """
 
     number: int
@@ -92,6 +94,8 @@ class Link:
     is_cut: bool = False
     is_left: bool = False
     has_timeouts: bool = False
+    token: str | None = None
+    is_refused: bool = False
 
     @property
     def name(self):
@@ -125,9 +129,12 @@ class Link:
 
     @property
     def may_be_refused(self):
-        return self.generation.grace is not None or self.has_timeouts
+        """Whether a server may say that it takes no more calls, or give up a client that is too slow or sends too much."""
+        return self.generation.grace is not None or self.is_cut or self.has_timeouts or self.has_small(CONTROL)
 
     def may_be_lost(self, call):
         grace = self.generation.grace
         is_drained = grace is not None and (call.method == "ping" or grace < LONG)
-        return self.is_cut or self.is_left or is_drained or self.has_timeouts or self.has_small(CONTROL)
+        # A ping is in no order with calls: it is lost with a connection that is refused.
+        is_refused = self.is_refused and call.method == "ping"
+        return self.is_cut or self.is_left or is_drained or is_refused or self.has_timeouts or self.has_small(CONTROL)

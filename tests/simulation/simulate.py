@@ -1,12 +1,11 @@
 """One seed is one world: a server, clients, what they do and what goes wrong between them.
 
 For a time everything goes wrong that the seed says; then all lines are healed, and everything has to end. What must
-hold, whatever happened: see :class:`tests.simulation.workload.Judge` for the calls, :meth:`World.check` for the rest.
+hold, whatever happened: see :class:`tests.simulation.judge.Judge` for the calls, :meth:`World.check` for the rest.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import random
@@ -19,21 +18,27 @@ from support import assert_nothing_left, connection_of, cut_into, open_generator
 import trpc
 from trpc import _connection
 
+from .choices import Choices
 from .deterministic import deterministic
 from .faulty_stream import Faults, faulty_stream_pair
-from .links import LIMITS, LONG, TIMEOUTS, Generation, Link, Listener
+from .guards import Guards
+from .judge import Judge
+from .links import Generation, Link, Listener
 from .watching import recorded, watch
-from .workload import Attempt, Book, Judge, Operations, Own, Service
+from .workload import Attempt, Book, Operations, Own, Service
 
 # Seconds of virtual time in which every world has ended. All that its tasks sleep together is far less.
 HANGS = 2_000
+
+# What says of a connection that it is of no use any more.
+_GONE = (trpc.ConnectionLost, trpc.Unavailable, trpc.Unauthenticated)
 
 
 class WorldError(AssertionError):
     """What must hold does not."""
 
 
-class World:
+class World(Choices):
     """One seed.
 
     Attributes:
@@ -42,8 +47,9 @@ class World:
     """
 
     def __init__(self, seed, *, verbose=False):
+        rng = random.Random(seed)
+        super().__init__(rng)
         self.seed = seed
-        self.rng = rng = random.Random(seed)
         self.trace = 0
         self.problems = []
         self.book = Book()
@@ -51,53 +57,12 @@ class World:
         self.links: list[Link] = []
         self.connections = []
         self._verbose = verbose
-        self._choose()
+        self.guards = Guards(self)
         pauses = [0, 0, 0.001, 0.01, 0.1, 1] if not self.is_slow else [0, 0.01, 0.1, 1, 5]
         sizes = [0, 10, 100, 100, 1_000, 5_000, 20_000] if not self.is_in_bytes else [0, 10, 50]
         self.operations = Operations(
             rng, sizes, pauses, lambda: rng.choice([0, 1, 3, 3, 10, 30 if self.is_large else 5])
         )
-
-    def _choose(self):
-        rng = self.rng
-        self.is_calm = rng.random() < 0.4
-        self.is_slow = rng.random() < 0.3
-        self.is_large = rng.random() < 0.1
-        self.is_in_bytes = rng.random() < 0.15
-        self.fragment = rng.choice([None, None, 100, 1_000])
-        self.fault_time = 0.0 if self.is_calm else rng.choice([0.05, 1, 1, 10, 100])
-        # With short ones, there is something to do in every moment.
-        self.has_timeouts = not self.is_calm and self.fault_time < 100 and rng.random() < 0.3
-        self.server_limits = self._limits()
-        self.clients = rng.choice([1, 1, 2, 2, 3, 4] if not self.is_large else [3, 4])
-        self.drain_at = rng.choice([0, 0.01, 0.1, 1, 10]) if rng.random() < 0.3 else None
-        self.drain_grace = rng.choice([LONG, LONG, 0, 0.1, 3])
-        self.restarts_after = rng.choice([0, 0, 0.5, 20])
-        self.ends_by_drain = rng.random() < 0.3
-
-    def _limits(self):
-        rng = self.rng
-        share = rng.choice([0, 0, 0.2, 0.5])
-        chosen = {name: rng.choice(values) for name, values in LIMITS.items() if rng.random() < share}
-        if self.has_timeouts:
-            chosen |= {name: rng.choice(values) for name, values in TIMEOUTS.items() if rng.random() < 0.3}
-        return trpc.Limits(**chosen)
-
-    def options(self):
-        """What was chosen, for people to read."""
-        plain = trpc.Limits()
-        changed = {
-            name: value
-            for name, value in dataclasses.asdict(self.server_limits).items()
-            if value != getattr(plain, name)
-        }
-        return {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, bool | int | float | None)
-            and name not in {"seed", "trace"}
-            and not name.startswith("_")
-        } | {"server_limits": changed}
 
     def event(self, text):
         line = f"{trio.current_time():.9f} {text}"
@@ -115,7 +80,13 @@ class World:
         listener = Listener()
 
         async def run(task_status):
-            await trpc.serve_listeners(Service(self), [listener], limits=self.server_limits, task_status=task_status)
+            await trpc.serve_listeners(
+                Service(self),
+                [listener],
+                limits=self.server_limits,
+                task_status=task_status,
+                **self.guards.of_server(),
+            )
 
         self.generation = Generation(listener, await self.servers.start(run))
         self.event("server listens")
@@ -138,7 +109,7 @@ class World:
 
     # --- the clients ---
 
-    async def connect(self, faults):
+    async def connect(self, faults, *, is_last_try):
         """A new link, once there is a server."""
         while True:
             await self.listens.wait()
@@ -148,6 +119,8 @@ class World:
             link = Link(len(self.links), ours, theirs, generation, self._limits(), self.server_limits)
             link.is_cut = there.cut_after is not None or back.cut_after is not None
             link.has_timeouts = self.has_timeouts
+            link.token = self.guards.token(is_right=is_last_try)
+            link.is_refused = self.authenticates and not self.guards.is_right(link.token)
             self.links.append(link)
             ours.sending.on_received = functools.partial(self._travelled, f"{link.name} up")
             ours.receiving.on_received = functools.partial(self._travelled, f"{link.name} down")
@@ -158,28 +131,6 @@ class World:
                 self.event(f"{link.name}: nobody listens")
             else:
                 return link
-
-    def faults(self):
-        return self._faults(), self._faults()
-
-    def _faults(self):
-        rng = self.rng
-        if rng.random() < 0.4:
-            return Faults()
-        bandwidth = rng.choice([math.inf, math.inf, 1e6, 50e3])
-        cut_after = None
-        if not self.is_calm and rng.random() < 0.25:
-            cut_after = int(rng.expovariate(1 / rng.choice([50, 300, 5_000])))
-        slow = [0, 0, 0.001, 0.05] if not self.is_slow else [0, 0.05, 0.5]
-        return Faults(
-            slices=rng.choice([1, 5] if self.is_in_bytes else [None, None, None, 300, 1_000]),
-            latency=rng.choice(slow),
-            jitter=rng.choice(slow),
-            bandwidth=bandwidth,
-            window=rng.choice([64 * 1024, 64 * 1024, 20_000, 5_000] if not self.is_in_bytes else [64 * 1024, 500]),
-            cut_after=cut_after,
-            cut=rng.choice(["eof", "reset"]),
-        )
 
     async def client(self, sessions, tasks, operations):
         for _ in range(sessions - 1):
@@ -192,12 +143,18 @@ class World:
     async def session(self, faults, tasks, operations, *, is_last):
         """One connection. The last one is used until the end: says whether it was there by then."""
         rng = self.rng
-        link = await self.connect(faults)
+        # Without anything to do, it only shows that there is a connection.
+        link = await self.connect(faults, is_last_try=tasks == 0)
         grace = rng.choice([0, 0.01, 1, 30])
         leaves = not is_last and rng.random() < 0.3
         self.event(f"{link.name}: connects, {grace=} {leaves=}")
         async with trpc.connect_stream(
-            link.ours, service=Own(self), limits=link.client_limits, cancel_grace=grace
+            link.ours,
+            service=Own(self),
+            limits=link.client_limits,
+            cancel_grace=grace,
+            token=link.token,
+            interceptors=self.guards.of_client(),
         ) as client:
             if leaves:
                 for _ in range(tasks):
@@ -223,7 +180,7 @@ class World:
         rng = self.rng
         for _ in range(operations):
             call = await self.operate(client, link)
-            if isinstance(call.outcome, trpc.ConnectionLost | trpc.Unavailable) and rng.random() < 0.7:
+            if isinstance(call.outcome, _GONE) and rng.random() < 0.7:
                 break
             if rng.random() < 0.3:
                 await trio.sleep(rng.choice([0, 0.001, 0.1]))
@@ -233,7 +190,7 @@ class World:
             call = await self.operate(client, link, kind="wait", gently=True)
             if call.outcome == call.value:
                 return True
-            if isinstance(call.outcome, trpc.ConnectionLost | trpc.Unavailable) or connection_of(client)._lost:
+            if isinstance(call.outcome, _GONE) or link.is_refused or connection_of(client)._lost:
                 return False
             if not isinstance(call.outcome, trpc.Overloaded | trpc.DeadlineExceeded):
                 raise WorldError(f"{call}: although nothing is wrong any more")

@@ -1,4 +1,4 @@
-"""What the peers of a simulated world do: a service, operations of its callers, and how each of these may end."""
+"""What the peers of a simulated world do: a service, and operations of its callers."""
 
 from __future__ import annotations
 
@@ -193,6 +193,13 @@ class Attempt:
         return f"{self.key} {self.method} on {self.link.name}: {_show(self.outcome)}"
 
 
+def leaves_of(exc):
+    """The exceptions in a group, or the one."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for inner in exc.exceptions for leaf in leaves_of(inner)]
+    return [exc]
+
+
 def _show(outcome):
     if isinstance(outcome, BaseExceptionGroup):
         return f"{type(outcome).__name__}({', '.join(map(_show, leaves_of(outcome)))})"
@@ -315,108 +322,3 @@ class Operations:
     async def wrong(self, client, service, call, depth):
         call.runs, call.error = False, trpc.InvalidArguments
         await client.call(f"{service}.wait", call.key, "soon")
-
-
-# --- how they may end ---
-
-
-def leaves_of(exc):
-    """The exceptions in a group, or the one."""
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for inner in exc.exceptions for leaf in leaves_of(inner)]
-    return [exc]
-
-
-def is_late_hello(exc):
-    """Whether the peer has given up waiting for the hello of this side."""
-    return isinstance(exc, trpc.ProtocolError) and "no hello within" in str(exc)
-
-
-class Judge:
-    """Says what is wrong with how a call ended.
-
-    Args:
-        world: knows which faults there were.
-    """
-
-    def __init__(self, world):
-        self._world = world
-        self._executions = world.book.executions
-
-    def __call__(self, call):
-        """What is wrong, or None."""
-        runs = self._executions[call.key]
-        if call.endings != 1:
-            return f"ended {call.endings} times"
-        if runs > 1:
-            return f"ran {runs} times"
-        outcome = call.outcome
-        if outcome == "cancelled":
-            return None if call.may_be_cancelled or call.depth else "cancelled by nobody"
-        if not isinstance(outcome, Exception):
-            return self._judge_value(call, runs)
-        leaves = leaves_of(outcome)
-        others = [leaf for leaf in leaves if not self._is_planned(call, leaf)]
-        if len(others) < len(leaves) and not (call.raises or call.may_raise):
-            return "raised by nobody"
-        if not others:
-            # A producer that is cancelled raises here what it could not tell the handler.
-            return None if runs == 1 or call.streams_up else f"raised by a handler that ran {runs} times"
-        if len(others) > 1 and call.streams_up:
-            # A producer and the call itself have failed in one pass.
-            others = [leaf for leaf in others if not isinstance(leaf, trpc.MessageTooLarge)]
-        if len(others) > 1:
-            return "a group of other errors than planned"
-        return self._judge_error(call, others[0], runs)
-
-    def _judge_value(self, call, runs):
-        if call.raises:
-            return "nothing was raised"
-        if call.error is not None:
-            return f"no {call.error.__name__}"
-        if call.value is not ... and call.outcome != call.value:
-            return f"the value is not {reprlib.repr(call.value)}"
-        if call.runs is not None and runs != int(call.runs):
-            return f"a result although it ran {runs} times"
-        # A message may be larger than its limit only if there is no limit.
-        if call.runs and not call.streams_up and call.bytes_up > call.link.limits_of(call).max_message_size:
-            return "larger than the peer accepts"
-        return None
-
-    @staticmethod
-    def _is_planned(call, leaf):
-        return (
-            isinstance(leaf, Planned | KeyError)
-            and leaf.args == (call.key,)
-            or (isinstance(leaf, trpc.RemoteError) and leaf.message == repr(call.key))
-        )
-
-    def _judge_error(self, call, exc, runs):  # noqa: PLR0911
-        link, limits = call.link, call.link.limits_of(call)
-        not_run = None if runs == 0 else f"it ran {runs} times"
-        match exc:
-            case trio.TooSlowError() if not isinstance(exc, trpc.RPCError):
-                return None if call.may_be_cancelled else "timed out by nobody"
-            case trpc.ConnectionLost():
-                if not exc.maybe_executed and runs:
-                    return "maybe_executed is False, but it ran"
-                return None if link.may_be_lost(call) else "lost for no reason"
-            case trpc.MethodNotFound() | trpc.InvalidArguments() if call.error is type(exc):
-                return not_run
-            case trpc.Overloaded():
-                return not_run if link.has_small() else "overloaded by little"
-            case trpc.Unavailable():
-                return not_run if link.may_be_refused else "refused for no reason"
-            case trpc.MessageTooLarge():
-                if max(call.bytes_up, call.bytes_down) + 300 < min(limits.max_message_size, link.smallest_message):
-                    return "too large, it says"
-                # What is too large for the receiver of the request never runs.
-                return not_run if call.bytes_up > limits.max_message_size and not call.streams_up else None
-            case trpc.ProtocolError() if is_late_hello(exc) and link.has_timeouts:
-                return not_run
-            case trpc.ProtocolError() | trpc.RemoteError() if "cannot be read" in str(exc) and link.has_small_bytes:
-                # What the peer had no room for.
-                return None
-            case trpc.DeadlineExceeded():
-                return None if link.has_call_time else "no such limit"
-        return "an error that nothing explains"

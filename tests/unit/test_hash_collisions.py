@@ -486,6 +486,8 @@ def test_there_is_a_bound_on_all_of_them_together(hint, monkeypatch):
     convert = converter(hint)
     for _ in range(2):
         convert(made(100, 100, 100))
-    with pytest.raises(DecodeError, match="more than 300 elements of sets, or keys, whose hashes its sender can choose"):
+    with pytest.raises(
+        DecodeError, match="more than 300 elements of sets, or keys, whose hashes its sender can choose"
+    ):
         convert(made(100, 100, 101))
     convert(made(100, 100, 100))

@@ -66,12 +66,17 @@ def test_hello_on_the_wire():
 
 def test_hello_of_limits():
     limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4, control_burst=5, control_rate=0.5)
-    assert Hello.of(limits) == Hello(1, 2, 3, ("fragments", "streams"), 4, 5, 0.5)
+    most = 64 * 2**20
+    assert Hello.of(limits) == Hello(1, 2, 3, ("fragments", "streams"), 4, 5, 0.5, most)
+    # One message fits in any case, and a KiB of each call.
+    for bytes_, size, calls in ((10, 100, 2), (10, 1, 3)):
+        small = Limits(max_message_size=size, max_calls=calls, max_bytes_in_flight=bytes_)
+        assert Hello.of(small).max_bytes_in_flight == size + 1024 * calls
     # What has no bound is not announced.
-    unbounded = dataclasses.replace(limits, control_rate=math.inf)
+    unbounded = dataclasses.replace(limits, control_rate=math.inf, max_bytes_in_flight=2**31)
     assert Hello.of(unbounded) == Hello(1, 2, 3, ("fragments", "streams"), 4)
     hello = Hello.of(Limits())
-    assert hello == Hello(16 * 2**20, 1000, 64, ("fragments", "streams"), Limits().stream_credit, 1000, 100.0)
+    assert hello == Hello(16 * 2**20, 1000, 64, ("fragments", "streams"), Limits().stream_credit, 1000, 100.0, most)
     assert Hello.decode(hello.encode()) == hello
 
 

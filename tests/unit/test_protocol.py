@@ -71,7 +71,7 @@ def refuses(protocol, data, match):
 
 def test_the_opening_announces_the_limits():
     limits = Limits(max_message_size=1, max_calls=2, max_depth=3, stream_credit=4, control_burst=5, control_rate=6)
-    hello = Hello(1, 2, 3, ("fragments", "streams"), 4, 5, 6)
+    hello = Hello(1, 2, 3, ("fragments", "streams"), 4, 5, 6, 64 * 2**20)
     assert Protocol(limits).opening() == PREAMBLE + encode_frame(Kind.HELLO, 0, hello.encode())
 
 
