@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -17,7 +18,7 @@ from ._errors import UnavailableOSError, UnavailableRefusedError
 from ._peer import UnixPeer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 
 _SCHEMES: Final = "tcp://host:port, tls://host:port or unix:///path/to/socket"
 
@@ -168,28 +169,40 @@ async def unix_listener(
         except OSError as exc:
             hint = "another process listens there, or it is another file" if exc.errno == errno.EADDRINUSE else str(exc)
             raise OSError(exc.errno, f"cannot listen on the Unix socket {name!r}: {hint}") from exc
-        made: tuple[int, ...] | None = None
+        with _kept(name) as made:
+            is_removed = False
 
-        def remove() -> None:
-            # Not one that somebody else has made there since, who may have got the number of the file that is gone.
-            with contextlib.suppress(FileNotFoundError):
-                if made is None or _identity(name) == made:
-                    os.unlink(name)
+            def remove() -> None:
+                nonlocal is_removed
+                # Not one that somebody else has made there since.
+                with contextlib.suppress(FileNotFoundError):
+                    if not is_removed and _identity(name) == made:
+                        os.unlink(name)
+                is_removed = True
 
-        try:
-            # Between bind and listen nobody can connect, so there is no moment with other permissions.
-            os.chmod(name, mode)
-            made = _identity(name)
-            sock.listen(_BACKLOG)
-            yield trio.SocketListener(sock), remove
-        finally:
-            remove()
+            try:
+                # Between bind and listen nobody can connect, so there is no moment with other permissions.
+                os.chmod(name, mode)
+                sock.listen(_BACKLOG)
+                yield trio.SocketListener(sock), remove
+            finally:
+                remove()
 
 
-def _identity(name: str) -> tuple[int, ...]:
-    """What no two files have in common that were ever at a path."""
+def _identity(name: str) -> tuple[int, int]:
+    """What no two files have in common that are there at the same time."""
     found = os.lstat(name)
-    return found.st_dev, found.st_ino, found.st_ctime_ns
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _kept(name: str) -> Generator[tuple[int, int], None, None]:
+    """The identity of a file, which no other gets meanwhile, although it may be removed and its socket closed."""
+    with contextlib.ExitStack() as stack:
+        # The socket itself keeps it only while it is open, and a server whose handlers take time to end closes it before.
+        with contextlib.suppress(OSError):  # not on this system, or there is no descriptor left
+            stack.callback(os.close, os.open(name, getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC))
+        yield _identity(name)
 
 
 async def _is_stale(name: str) -> bool:
@@ -234,11 +247,14 @@ def address_of(stream: trio.abc.Stream) -> str:
 
 def unix_peer_of(stream: trio.abc.Stream) -> UnixPeer | None:
     """The process at the other end of a Unix socket, where the kernel tells."""
+    # OpenBSD has an option of that name, with another order of the numbers.
+    if sys.platform != "linux":
+        return None
     if not isinstance(stream, trio.SocketStream) or stream.socket.family != socket.AF_UNIX:
         return None
     try:
         data = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    except (AttributeError, OSError):  # another system, or the peer has gone already
+    except OSError:  # the peer has gone already
         return None
     return UnixPeer(*_UCRED.unpack(data))
 

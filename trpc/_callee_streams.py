@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ._errors import InvalidArguments, Overloaded, ProtocolError
+from ._errors import InvalidArguments, MessageTooLarge, Overloaded, ProtocolError, RPCError
 from ._exceptions import decode_error
-from ._incoming_stream import IncomingStream
+from ._incoming_stream import NO_ROOM, IncomingStream
 from ._messages import MAX_END_SIZE, NIL, Kind, decode_credit
 from ._outgoing_stream import OutgoingStream
 
@@ -84,8 +84,9 @@ class CalleeStreams:
         if items is None:
             raise InvalidArguments(f"{name}: argument {shown} is a stream, which the method does not take there")
 
-        def bad_item(reason: str) -> InvalidArguments:
-            call.bad_item = error = InvalidArguments(f"{name}: an item of argument {shown}: {reason}")
+        def bad_item(reason: str) -> RPCError:
+            cls = MessageTooLarge if reason is NO_ROOM else InvalidArguments
+            call.bad_item = error = cls(f"{name}: an item of argument {shown}: {reason}")
             return error
 
         sender = _Argument(self._protocol, self._outbox, call.id, number, self._patience)

@@ -344,8 +344,7 @@ class Caller(Requests):
         """No new calls from now on; those that wait to be sent find out."""
         self._refusal = error
         self._hello.set()
-        if self._bytes_freed is not None:
-            self._bytes_freed.unpark_all()
+        self._wake_for_bytes(all_of_them=True)
         # Whoever waits for a slot gets one, and then the error.
         self._slots.set_number(math.inf)
 

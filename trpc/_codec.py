@@ -17,7 +17,7 @@ import msgpack
 import msgspec
 
 from ._hash_collisions import checker
-from ._unpacking import NO_EXTENSIONS, NOT_A_CONTAINER, unpackb
+from ._unpacking import MAX_CONTAINERS, NO_EXTENSIONS, NOT_A_CONTAINER, unpackb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +117,8 @@ def pack(value: object, *, max_depth: int) -> bytes:
             return packed
         if max_depth < _FLAT_DEPTH or not _is_flat(value):
             unpack(packed, max_depth=max_depth)
+        elif len(packed) > MAX_CONTAINERS:
+            unpackb(packed)
     # The encoder runs code of the value's class (properties, iteration), which may raise anything.
     except Exception as exc:
         raise EncodeError(_reason(exc)) from exc

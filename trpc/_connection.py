@@ -181,6 +181,7 @@ class Connection(Reader):
                     self._begin_watch(nursery)
                     await self._greet()
                     await self._admit()
+                    self._is_read = True
                     await self._workers.work(self._read)
                     await trio.sleep_forever()
                 finally:
@@ -280,6 +281,11 @@ class Connection(Reader):
         """Lets the peer know why the connection ends."""
         logger.warning("closing the connection with %s: %s", self.peer, error)
         self._outbox.put(self._protocol.goaway(encode_status(error)), control=True)
+
+    def _give_up(self, error: RPCError) -> None:
+        # To close at once could make the systems throw away what was said last.
+        self._closed_here = not self._lost
+        super()._give_up(error)
 
     @trio.lowlevel.enable_ki_protection
     def _lose(self, reason: Exception) -> None:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from ._protocol import Protocol
     from ._workers import Workers
 
-# Of what the peer announces, this side uses so much: those that a network holds back arrive together, and requests that
-# the peer refuses count as well.
-_USED: Final = 0.5
+# Of what the peer announces, this side uses so much. Those that a network holds back arrive together, and requests that
+# the peer refuses count as well: what is left of the burst is for these, and what is left of the rate brings it back.
+_USED_OF_BURST: Final = 0.5
+_USED_OF_RATE: Final = 0.9
 
 
 class Control:
@@ -125,4 +126,4 @@ class Control:
 def _rate_of(hello: Hello) -> Rate | None:
     if hello.control_burst is None or hello.control_rate is None:
         return None
-    return Rate(max(1.0, hello.control_burst * _USED), hello.control_rate * _USED)
+    return Rate(max(1.0, hello.control_burst * _USED_OF_BURST), hello.control_rate * _USED_OF_RATE)

@@ -51,16 +51,12 @@ class Fragments:
 
     Attributes:
         items: the same for items of streams.
-        progress: grows when a message is complete, or has come some way.
     """
 
-    __slots__ = ("_max_requests", "_messages", "_received", "_requests", "_share", "items", "progress")
+    __slots__ = ("_max_requests", "_messages", "_requests", "_share", "items")
 
     def __init__(self, limits: Limits, share: Share) -> None:
         self.items = share.for_items(limits)
-        self.progress = 0
-        self._received = 0
-        """Bytes since then."""
         self._messages: dict[tuple[int, int, int], _Message] = {}
         self._max_requests = limits.max_calls
         self._share = share
@@ -73,6 +69,13 @@ class Fragments:
 
     def __len__(self) -> int:
         return len(self._messages)
+
+    @property
+    def progress(self) -> object:
+        """Changes when the oldest message is complete, or has come some way."""
+        for key, message in self._messages.items():
+            return key, message.size // _STEP
+        return None
 
     def has(self, frame: Frame) -> bool:
         """Whether a message of this kind, id and stream is incomplete."""
@@ -120,10 +123,6 @@ class Fragments:
                 self._remove(key)
                 return without_room(kind, call_id, stream)
         message.body += body
-        self._received += len(body)
-        if self._received >= _STEP or not flags & MORE:
-            self.progress += 1
-            self._received = 0
         if flags & MORE:
             is_begin = kind in _OF_STREAMS and not flags & CONTINUED
             return Frame(kind, call_id, b"", MORE, stream) if is_begin else None

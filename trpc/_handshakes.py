@@ -94,9 +94,17 @@ async def start_tls(
         within: seconds for the handshake.
 
     Raises:
+        ValueError: the name of the server cannot be one.
         Unavailable: it has failed; the message says what to do.
     """
-    transport = TlsTransport(inner, context, server_hostname=server_hostname)
+    try:
+        transport = TlsTransport(inner, context, server_hostname=server_hostname)
+    except ValueError as exc:
+        with trio.CancelScope(shield=True):
+            await inner.close()
+        raise ValueError(
+            f"{server_hostname!r} is not the name of a host, which server_hostname has to be: {exc}"
+        ) from exc
     is_done = False
     try:
         with trio.move_on_after(within):

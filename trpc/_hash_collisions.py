@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 # So many with one hash always pass; a container that is no larger is not looked at.
 MAX_EQUAL_HASHES: Final = 64
-# Elements of all such containers in one value: to look at so many takes a second or two at worst.
+# Elements of all such containers in one value, and steps for all of them: a third of a second at worst. Those that are
+# so regular that they need more steps are refused, where there are some ten thousand of them.
 MAX_ELEMENTS: Final = 2**17
+MAX_STEPS: Final = 2**19
 # Steps through the table beside the first: for each element (of a set, of a dictionary), and altogether. Random hashes
 # need about one; regular numbers, as multiples of 1/4096, up to 20 and 40, as their lower bits are alike.
 _STEPS_EACH: Final = (32, 64)
@@ -93,9 +95,11 @@ class _Check:
         self._convert = convert
         self._hints: dict[int, Any] = {}
         self._left = MAX_ELEMENTS
+        self._steps_left = MAX_STEPS
 
     def __call__(self, value: object) -> None:
         self._left = MAX_ELEMENTS
+        self._steps_left = MAX_STEPS
         self._visit(self._info, value)
 
     def _visit(self, info: inspect.Type, value: Any) -> None:
@@ -120,7 +124,7 @@ class _Check:
             if isinstance(info, _SETS) and len(values) > MAX_EQUAL_HASHES and not _has_secret_hash(info.item_type):
                 self._count(values)
                 hint = self._hint(info.item_type)
-                check_hashes(self._until_misfit(list(values), hint), is_set=True)
+                self._look(self._until_misfit(list(values), hint), is_set=True)
             return
         types: Sequence[inspect.Type] = ()
         if isinstance(info, inspect.TupleType):
@@ -141,11 +145,14 @@ class _Check:
                 self._count(values)
                 # Keys are read from text only where they are keys.
                 keys = self._until_misfit([{key: None} for key in values], self._keys_hint(info.key_type))
-                check_hashes([key for pair in keys for key in pair], is_set=False)
+                self._look([key for pair in keys for key in pair], is_set=False)
         elif isinstance(info, _OBJECTS):
             for field in info.fields:
                 if id(field.type) in self._needed and field.encode_name in values:
                     self._visit(field.type, values[field.encode_name])
+
+    def _look(self, values: Sequence[object], *, is_set: bool) -> None:
+        self._steps_left -= check_hashes(values, is_set=is_set, most=self._steps_left)
 
     def _count(self, values: Sized) -> None:
         self._left -= len(values)
@@ -260,22 +267,25 @@ def _hint_of(info: inspect.Type) -> Any:  # noqa: PLR0911 - one for each kind
     return _HINTS.get(type(info), Any)
 
 
-def check_hashes(values: Sequence[object], *, is_set: bool) -> None:
+def check_hashes(values: Sequence[object], *, is_set: bool, most: int = MAX_STEPS) -> int:
     """Counts the steps that it takes to put ``values`` one by one into a set, or as keys into a dictionary.
 
     Raises:
-        CollisionError: there are too many.
+        CollisionError: there are too many for these, or more than ``most``.
     """
-    table = _Table(values, is_set=is_set)
+    table = _Table(values, is_set=is_set, most=most)
     for index in range(table.length):
         table.add(index)
+    return table.steps
 
 
 class _Table:
     """The table of a set or a dictionary."""
 
-    def __init__(self, values: Sequence[object], *, is_set: bool) -> None:
+    def __init__(self, values: Sequence[object], *, is_set: bool, most: int = MAX_STEPS) -> None:
         self._values = values
+        self._most = most
+        self.steps = 0
         self._hashes = list(_hashes(values))
         self.length = len(self._hashes)
         self._is_set = is_set
@@ -339,18 +349,27 @@ class _Table:
             if is_new and hash_ in run:
                 places = [slot + i for i, other in enumerate(run[:end] if end >= 0 else run) if other == hash_]
                 if any(self._values[self._held[place]] == self._values[index] for place in places):
-                    self._left = left
+                    self._spend(left)
                     return _PRESENT
                 equal.update(places)
             if end >= 0:
-                self._left = left
+                self._spend(left)
                 return slot + end
             left -= 1
             if len(equal) >= MAX_EQUAL_HASHES or left < 0:
-                what = "elements" if self._is_set else "keys"
-                raise CollisionError(f"the hashes of its {self.length} {what} collide too often")
+                raise self._error()
             perturb >>= _PERTURB_SHIFT
             slot = (slot * 5 + perturb + 1) & mask
+
+    def _spend(self, left: int) -> None:
+        self.steps += self._left - left
+        self._left = left
+        if self.steps > self._most:
+            raise self._error()
+
+    def _error(self) -> CollisionError:
+        what = "elements" if self._is_set else "keys"
+        return CollisionError(f"the hashes of its {self.length} {what} collide too often")
 
 
 def _hashes(values: Sequence[object]) -> Iterator[int]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import trio
 
     from ._client import Client
-    from ._errors import InvalidArguments
+    from ._errors import RPCError
     from ._incoming_stream import IncomingStream
     from ._interceptors import Interceptor
     from ._messages import Request
@@ -106,7 +106,7 @@ class IncomingCall:
         """The stream that is its result."""
         self.streams: dict[int, IncomingStream] | None = None
         """Its arguments that are streams."""
-        self.bad_item: InvalidArguments | None = None
+        self.bad_item: RPCError | None = None
         """What the handler was told of an item that does not fit."""
 
     async def run(self, worker: Worker) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _TURN: Final = 64
 _MAX_TIME: Final = 0.0005
 
+NO_ROOM: Final = "there was no room for it here (Limits.max_bytes_in_flight)"
+
 # Heads of an array of one element, in all its forms.
 _ONE: Final = (b"\x91", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01")
 
@@ -170,7 +172,8 @@ class IncomingStream(trio.abc.ReceiveChannel[Any]):
         try:
             items: list[Any] = _codec.unpack(body, max_depth=self._max_depth)
         except _codec.DecodeError as exc:
-            self._fail(ProtocolError(f"items of a stream cannot be read: {exc}"))
+            reason = f"items of a stream cannot be read: {exc}"
+            self._fail(self._bad_item(NO_ROOM) if body == _codec.UNREADABLE else ProtocolError(reason))
         else:
             if type(items) is not list:
                 self._fail(ProtocolError("a message of a stream is not an array of items"))

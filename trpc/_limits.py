@@ -74,12 +74,14 @@ class Limits:
     """Seconds for the TLS handshake: two round trips and the work of a slow machine, which is more than a hello takes."""
 
     write_timeout: float = 10.0
-    """Seconds in which a write has to make progress, be it a byte. A peer that reads nothing at all for so long is
-    stopped or gone, and what waits for it takes memory here."""
+    """Seconds in which a write has to make progress: be it a byte, over sockets and TLS over sockets. Of other streams it
+    is seen for each 64 KiB only, so give more time to one below 6.5 KiB/s. A peer that reads nothing at all for so long
+    is stopped or gone, and what waits for it takes memory here."""
 
     frame_timeout: float = 30.0
-    """Seconds in which a frame that has begun has to be complete. Large messages come in frames of about a MiB, so this
-    is a line of 35 KiB/s; who sends a byte now and then does not hold a buffer for longer."""
+    """Seconds in which a frame that has begun has to be complete; who sends a byte now and then does not hold a buffer
+    for longer. Large messages come in frames of about a MiB, so this is a line of 35 KiB/s. Over a slower one a message of
+    that size never arrives, however often it is repeated: raise this on the side that receives it."""
 
     keepalive_interval: float = 20.0
     """Seconds of silence after which the peer is pinged. Below the 30 s after which the first middleboxes forget a
@@ -101,7 +103,9 @@ class Limits:
 
     control_rate: float = 100.0
     """And how many more each second. They cost the peer nothing, and this side some work each (rapid reset,
-    CVE-2023-44487). It is announced, and the other side of a connection keeps its cancels below it."""
+    CVE-2023-44487). It is announced, and the other side of a connection keeps its cancels below it: with the defaults
+    500 at once, and 90 a second. If it has more, they wait, while the handlers run on and keep their places. For
+    clients that leave more streams or calls than that, raise both on the server."""
 
     drain_grace: float = 10.0
     """Seconds that ``server.drain()`` gives the calls in flight, if it is not told. Service managers wait for 10 s

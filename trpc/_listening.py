@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+
+# Connections that the kernel may have ready.
+_MAX_BACKLOG: Final = 1024
 
 
 class Listening:
@@ -65,13 +70,15 @@ class Listening:
         for listener in self._listeners:
             if isinstance(listener, trio.SocketListener) and os.name == "posix":
                 # The listener is closed by its cancel; this keeps the socket listening for that moment.
-                self._backlogs.append(socket.socket(fileno=os.dup(listener.socket.fileno())))
+                with contextlib.suppress(OSError):  # there is no descriptor left for it
+                    self._backlogs.append(socket.socket(fileno=os.dup(listener.socket.fileno())))
         self._scope.cancel()
         if self._on_stop is not None:
             self._on_stop()
 
     def _accept_all(self, backlog: socket.socket) -> None:
-        while True:
+        # As many as there can have been; more may come all the while.
+        for _ in range(_MAX_BACKLOG):
             try:
                 accepted, _ = backlog.accept()
             except OSError:  # there are no more, or they cannot be accepted

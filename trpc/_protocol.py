@@ -309,8 +309,7 @@ class Protocol:
     @property
     def fragments(self) -> Fragments:
         """Messages that are incomplete, and what counts items."""
-        if self._fragments is None:
-            self._fragments = Fragments(self._limits, self.share)
+        self._fragments = Fragments(self._limits, self.share) if self._fragments is None else self._fragments
         return self._fragments
 
     def take_token(self) -> str | None:

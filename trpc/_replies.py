@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, cast
 import trio
 
 from . import _codec
-from ._errors import ConnectionLost, DeadlineExceeded, MessageTooLarge, RPCError
+from ._errors import ConnectionLost, DeadlineExceeded, MessageTooLarge, RPCError, Unauthenticated
 from ._exceptions import encode_exception, encode_status
 from ._frames import size_of
 from ._messages import ALWAYS_ACCEPTED, Kind
@@ -64,11 +64,16 @@ class Replies:
     def _reject(self, call_id: int, error: RPCError, *, one_way: bool, costs: int = 1) -> None:
         """The handler does not run. As a rule it costs the peer next to nothing, so that it may not be too often."""
         self._protocol.control += costs
+        # With repr: it may quote what the peer sent, which is not to make lines of its own in the log.
         if one_way:
-            # With repr: it may quote what the peer sent, which is not to make lines of its own in the log.
             logger.warning("notification from %s dropped: %r", self.peer, str(error)[:MAX_SHOWN])
-        else:
-            self._reply(Kind.ERROR, call_id, encode_status(error))
+            return
+        # Who tries what it may not is of interest to others; a mistake of a caller is so to itself, and it is told.
+        level = logging.WARNING if isinstance(error, Unauthenticated) else logging.DEBUG
+        if logger.isEnabledFor(level):
+            name = type(error).__name__
+            logger.log(level, "call from %s refused: %s: %r", self.peer, name, str(error)[:MAX_SHOWN])
+        self._reply(Kind.ERROR, call_id, encode_status(error))
 
     def _finish(self, call: IncomingCall, value: object) -> None:
         """The handler has returned."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ._errors import InvalidArguments, MessageTooLarge, Overloaded
 from ._frames import size_of
+from ._limits import KiB
 from ._slots import Slots
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from ._outbox import Outbox
     from ._outgoing_call import OutgoingCall
     from ._protocol import Protocol
+
+
+# Bytes of a request that goes before those who wait until the peer takes more.
+_SMALL: Final = 16 * KiB
 
 
 class Requests:
@@ -33,8 +39,8 @@ class Requests:
     """
 
     __slots__ = (
-        "_bytes_freed",
         "_bytes_held",
+        "_bytes_wanted",
         "_hello",
         "_in_flight",
         "_is_nested",
@@ -56,7 +62,8 @@ class Requests:
         self._slots = Slots(min(max_calls, protocol.peer.max_calls))
         self._bytes_held = 0
         """Those of the requests in flight, which the peer holds as long."""
-        self._bytes_freed: trio.lowlevel.ParkingLot | None = None
+        self._bytes_wanted: deque[tuple[int, trio.Event]] | None = None
+        """By those who wait for them, in turn."""
         self._hello = trio.Event()
         # Requests since the last replies, and how many replies these were.
         self._sent = 0
@@ -131,7 +138,10 @@ class Requests:
     def _is_too_much(self, size: int) -> bool:
         """Whether a request would be more bytes, beside those in flight, than the peer takes. One is never too much."""
         most = self.protocol.peer.max_bytes_in_flight
-        return most is not None and self._bytes_held > 0 and self._bytes_held + size > most
+        if most is None or not self._bytes_held:
+            return False
+        # What is large goes behind those who wait; what is small hardly makes them wait longer.
+        return self._bytes_held + size > most or (size > _SMALL and bool(self._bytes_wanted))
 
     def _send(self, call: OutgoingCall, body: Data, size: int) -> None:
         call.held = size
@@ -153,12 +163,8 @@ class Requests:
         self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
     ) -> None:
         """Queues the request. Nothing was sent if this raises."""
-        try:
-            body, call.deadline = await self._prepare(call, args, kwargs)
-            self._send(call, body, size_of(body))
-        finally:
-            # There may be room for another one, or this one was woken in vain. One at a time: each encodes its request.
-            self._wake_for_bytes()
+        body, call.deadline = await self._prepare(call, args, kwargs)
+        self._send(call, body, size_of(body))
 
     async def _prepare(
         self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, *, one_way: bool = False
@@ -185,7 +191,7 @@ class Requests:
             if size_of(body) <= self.protocol.peer.max_message_size:
                 if one_way or not self._is_too_much(size_of(body)):
                     return body, deadline
-                await self._wait_for_bytes()
+                await self._wait_for_bytes(size_of(body))
                 continue
             if self.protocol.peer_is_known:
                 raise MessageTooLarge(
@@ -194,25 +200,45 @@ class Requests:
                 )
             await self._hello.wait()
 
-    async def _wait_for_bytes(self) -> None:
-        """Waits until a call has ended. It may not be enough."""
+    async def _wait_for_bytes(self, size: int) -> None:
+        """Waits, in turn, until the peer takes so many, or no more calls."""
         if self._is_nested() and self.protocol.peer_is_known:
             # As for a place.
             raise Overloaded(
                 f"the calls to the peer in flight have {self._bytes_held} bytes, about the most that it takes, and this one"
                 " is made by a handler of its calls, which must not wait for them"
             )
-        self._bytes_freed = self._bytes_freed or trio.lowlevel.ParkingLot()
-        await self._bytes_freed.park()
+        if self._bytes_wanted is None:
+            self._bytes_wanted = deque()
+        waiter = size, trio.Event()
+        self._bytes_wanted.append(waiter)
+        try:
+            await waiter[1].wait()
+        except BaseException:  # cancelled or interrupted: raised again, when the others have moved up
+            if waiter in self._bytes_wanted:
+                self._bytes_wanted.remove(waiter)
+            else:
+                self._bytes_held -= size
+            self._wake_for_bytes()
+            raise
+        self._bytes_held -= size
 
     def _release(self, call: OutgoingCall) -> None:
         """A call has ended: its bytes are not held any more."""
         self._bytes_held -= call.held
-        self._wake_for_bytes()
+        if self._bytes_wanted:
+            self._wake_for_bytes()
 
-    def _wake_for_bytes(self) -> None:
-        if self._bytes_freed is not None:
-            self._bytes_freed.unpark()
+    def _wake_for_bytes(self, *, all_of_them: bool = False) -> None:
+        """Keeps what is free for those who have waited longest, until they come."""
+        most = self.protocol.peer.max_bytes_in_flight or 0
+        while self._bytes_wanted:
+            size, event = self._bytes_wanted[0]
+            if self._bytes_held and self._bytes_held + size > most and not all_of_them:
+                return
+            self._bytes_wanted.popleft()
+            self._bytes_held += size
+            event.set()
 
     def _take_back(self, call: OutgoingCall) -> bool:
         """Ends a call whose request has not left."""

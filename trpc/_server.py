@@ -69,6 +69,9 @@ class Server:
     """The handle of a running server.
 
     It is stopped softly with :meth:`drain`, and at once by cancelling the nursery that it was started in.
+
+    Attributes:
+        ended: set when it serves no more, however it was stopped.
     """
 
     def __init__(self, host: Host, ssl_context: ssl.SSLContext | None = None) -> None:
@@ -83,6 +86,7 @@ class Server:
         self._nursery: trio.Nursery | None = None
         self._urls: list[str] = []
         self._on_gone: trio.Event | None = None
+        self.ended = trio.Event()
 
     @property
     def url(self) -> str:
@@ -202,11 +206,14 @@ class Server:
                 raise
         tls = self._handshakes is not None
         self._urls = [url for listener in listeners if (url := url_of(listener, tls=tls)) is not None]
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._watch.run)
-            self._listening = Listening(listeners, self.serve_stream, self._nursery, on_stop)
-            await self._nursery.start(self._listening.run)
-            task_status.started(self)
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._watch.run)
+                self._listening = Listening(listeners, self.serve_stream, self._nursery, on_stop)
+                await self._nursery.start(self._listening.run)
+                task_status.started(self)
+        finally:
+            self.ended.set()
 
     def serve_stream(self, stream: trio.abc.Stream) -> Coroutine[Any, Any, None]:
         """Serves one connection until it ends. A failure in it concerns no other."""
@@ -385,4 +392,7 @@ async def serve_stream(
     )
     server = Server(shared, ssl_context)
     task_status.started(server)
-    await server.serve_stream(stream)
+    try:
+        await server.serve_stream(stream)
+    finally:
+        server.ended.set()

@@ -33,6 +33,8 @@ async def drain_on_signal(
     A second signal stops it hard, as ``server.drain(0)`` does. From then on signals have the effect that they have
     without this: a third one ends the program at once. So does one that comes before this has begun.
 
+    It returns, too, when the server has ended in another way, as by a ``drain()`` from elsewhere.
+
     Cancelled: signals have the effect that they had before; otherwise as ``Server.drain``.
 
     Args:
@@ -48,7 +50,8 @@ async def drain_on_signal(
     is_urgent = True
     with trio.open_signal_receiver(*SIGNALS) as signals:
         task_status.started()
-        await anext(signals)
+        if not await _comes_before_end(signals, server):
+            return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
             await server.drain(grace)
@@ -56,6 +59,22 @@ async def drain_on_signal(
             nursery.cancel_scope.cancel()
     if is_urgent:
         await server.drain(0)
+
+
+async def _comes_before_end(signals: AsyncIterator[Any], server: Server) -> bool:
+    """Waits for a signal or the end of the server; whether it was a signal."""
+    has_come = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_at_end, server, nursery.cancel_scope)
+        await anext(signals)
+        has_come = True
+        nursery.cancel_scope.cancel()
+    return has_come
+
+
+async def _cancel_at_end(server: Server, scope: trio.CancelScope) -> None:
+    await server.ended.wait()
+    scope.cancel()
 
 
 async def _cancel_on_signal(signals: AsyncIterator[Any], scope: trio.CancelScope) -> None:

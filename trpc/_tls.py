@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # A record has as much at most.
 _RECORD: Final = 16 * 1024
+# What is encrypted at a time.
+_PIECE: Final = 64 * 1024
 # A read of so many bytes has probably left some.
 _MUCH: Final = 64 * 1024
 # What is decrypted at a stretch, before others get their turn.
@@ -270,7 +272,7 @@ class TlsTransport:
         if self._ahead:
             self._ahead = 0
             return 1
-        data = first_of(chunks)
+        data = first_of(chunks, _PIECE)
         self._encrypt(data)
         # Not more than one try, so that an error means that nothing has left.
         if self._flush_nowait():
@@ -283,7 +285,7 @@ class TlsTransport:
         if self._ahead:
             self._ahead = 0
             return 1
-        data = first_of(chunks)
+        data = first_of(chunks, _PIECE)
         self._encrypt(data)
         await self._flush()
         return len(data)

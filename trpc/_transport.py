@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _RECEIVE_SIZE: Final = 64 * 1024
 # What is written at a time: whether a write makes progress is seen between two of these.
-_SEND_SIZE: Final = 64 * 1024
+_PIECE: Final = 16 * 1024
 
 
 class Transport(Protocol):
@@ -113,7 +113,7 @@ class StreamTransport:
         return 0
 
     async def send(self, chunks: Sequence[bytes | memoryview]) -> int:
-        data = first_of(chunks)
+        data = first_of(chunks, _PIECE)
         await self._stream.send_all(data)
         return len(data)
 
@@ -131,16 +131,16 @@ class StreamTransport:
         await trio.aclose_forcefully(self._stream)
 
 
-def first_of(chunks: Sequence[bytes | memoryview]) -> bytes | memoryview:
+def first_of(chunks: Sequence[bytes | memoryview], most: int) -> bytes | memoryview:
     """So many of them as are written at a time, in one piece."""
     first = chunks[0]
-    if len(first) > _SEND_SIZE:
-        return memoryview(first)[:_SEND_SIZE]
+    if len(first) > most:
+        return memoryview(first)[:most]
     if len(chunks) == 1:
         return first
     size = number = 0
     for chunk in chunks:
-        if size + len(chunk) > _SEND_SIZE:
+        if size + len(chunk) > most:
             break
         size += len(chunk)
         number += 1

@@ -31,7 +31,7 @@ _LOOKS: Final = 4
 
 # Fragments of one message go in turns with others and with items of streams, which are as large. In the time of so many
 # frames one has to come.
-_FRAMES_OF_MESSAGE: Final = 4
+_FRAMES_OF_MESSAGE: Final = 10
 
 # Connections that are looked at before others get their turn: some 100 microseconds.
 _AT_ONCE: Final = 200
@@ -76,6 +76,7 @@ class Watched(abc.ABC):
         "_heard",
         "_idle_for",
         "_incomplete_for",
+        "_is_read",
         "_mark",
         "_silent_for",
         "_unchanged_for",
@@ -90,13 +91,15 @@ class Watched(abc.ABC):
     _lost: bool
 
     def __init__(self) -> None:
+        self._is_read = False
+        """Whether somebody reads. Until the peer is admitted there are other limits on time."""
         self._heard = False
         """Whether anything has come since the last look."""
         self._silent_for = 0
         self._unfinished_for = 0
         """Looks since a frame was completed, while there is one that is not."""
-        self._fragments_mark = 0
-        """How far the messages were that are incomplete."""
+        self._fragments_mark: object = None
+        """How far the oldest message was that is incomplete."""
         self._incomplete_for = 0
         self._mark: int | None = None
         """How far the writing was at the last look."""
@@ -117,7 +120,7 @@ class Watched(abc.ABC):
             return
         self._look_at_writing(looks)
         # A peer that is not read because it does not read is not silent.
-        if self._protocol.peer_is_known and not self._outbox.is_full_of_answers:
+        if self._is_read and not self._outbox.is_full_of_answers:
             self._look_at_reading(looks)
         self._look_at_calls(looks)
 
@@ -154,8 +157,9 @@ class Watched(abc.ABC):
                 self._give_up(RPCError(f"a frame was begun and not completed within {limits.frame_timeout} s"))
                 return
         fragments = self._protocol._fragments
-        if not fragments or fragments.progress != self._fragments_mark:
-            self._fragments_mark = fragments.progress if fragments else 0
+        mark = fragments.progress if fragments else None
+        if mark is None or mark != self._fragments_mark:
+            self._fragments_mark = mark
             self._incomplete_for = 0
         else:
             self._incomplete_for += 1

@@ -142,7 +142,7 @@ async def test_streams_full_of_small_items_and_one_large_one(tmp_path):
             large = bytes(MiB)
             await peer.send(Kind.ARGUMENT_ITEMS, call_id, b"\x91\xc6\x00\x1f\xff\x00" + large, stream=1, flags=1)
         await server.until_running(limits.max_streams)
-        held = limits.max_streams * (8 * limits.stream_credit + 2 * limits.max_message_size)
+        held = limits.max_streams * 8 * limits.stream_credit + 2 * limits.max_message_size
         assert server.growth < held + limits.max_calls * CALL + CONNECTION + SLACK
 
 

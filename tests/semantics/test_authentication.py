@@ -268,7 +268,7 @@ def only_who(peer, method):
     return peer.identity == "ann" and method in {"Service.who", "Service.missing"}
 
 
-async def test_what_it_may_call():
+async def test_what_it_may_call(caplog):
     service = Service()
     serve = {"authenticate": by_token, "authorize": only_who}
     async with connected(service, serve=serve, token=TOKEN) as (client, _):
@@ -286,6 +286,14 @@ async def test_what_it_may_call():
             await client.call("Service.missing")
         assert await client.call("Service.who") == "'ann'"
     assert service.calls == ["who", "who"]
+    # Who tries is to be seen, and what.
+    refused = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.rpartition("may not call ")[2].strip("'\"") for message in refused] == [
+        "Service.wait",
+        "Service.count",
+        "Service.wait",
+        "Service.nothing",
+    ]
 
 
 async def not_awaited(_peer, _method):
@@ -316,7 +324,7 @@ async def test_an_answer_that_is_none_is_a_no(authorize, logged, caplog):
 async def test_refused_calls_count_as_such(autojump_clock):
     limits = trpc.Limits(control_burst=5, control_rate=1)
     async with connected(Service(), serve={"authorize": lambda *_: False, "limits": limits}) as (client, _):
-        with pytest.raises((trpc.Overloaded, trpc.ConnectionLost)):
+        with pytest.raises((trpc.Unavailable, trpc.ConnectionLost)):
             for _ in range(10):
                 with pytest.raises(trpc.Unauthenticated):
                     await client.call("Service.who")

@@ -222,7 +222,8 @@ async def test_control_rate_all_calls_that_may_be_in_flight_are_cancelled_at_onc
         assert service.running == 0
 
 
-HELLO = {"control_burst": 8, "control_rate": 2.0}
+# Of which half, four, and nine tenths, one a second, are used.
+HELLO = {"control_burst": 8, "control_rate": 1 / 0.9}
 
 
 async def drain(peer, seen):
@@ -302,8 +303,8 @@ async def test_control_rate_pings_wait_for_their_turn_and_can_be_cancelled(autoj
             with trio.move_on_after(0.5) as scope:
                 await client.ping()
             assert scope.cancelled_caught
-        # Half of what the server takes: 10 at once, and one each second.
-        assert times == [pytest.approx(time) for time in [0] * 10 + [1, 2]]
+        # Of what the server takes: half of it at once, and then nine tenths of it a second.
+        assert times == [pytest.approx(time) for time in [0] * 10 + [1 / 1.8, 2 / 1.8]]
 
 
 async def test_control_rate_who_waits_to_ping_hears_of_the_end(autojump_clock):

@@ -504,7 +504,25 @@ async def test_a_handler_that_drains_its_own_server(autojump_clock):
         start_call(nursery, outcomes, "call", client.call, "Service.drain_itself", 2)
         await trio.sleep(10)
         assert isinstance(outcomes["call"], trpc.ConnectionLost)
-    assert service.ended == [("drain", "Cancelled")]
+    assert service.ended == [("drain", "value")], "it is not cancelled while it waits for the others"
+
+
+async def test_a_handler_that_drains_its_own_server_ends_the_serving(autojump_clock):
+    service, outcomes = Service(), {}
+    async with trio.open_nursery() as nursery:
+        ended = trio.Event()
+
+        async def serve(task_status):
+            await trpc.serve_tcp(service, 0, task_status=task_status)
+            ended.set()
+
+        service.server = await nursery.start(serve)
+        async with trpc.connect(service.server.url) as client:
+            start_call(nursery, outcomes, "call", client.call, "Service.drain_itself", 0.1)
+            with trio.fail_after(60):
+                await ended.wait()
+            await settle()
+            assert isinstance(outcomes["call"], trpc.ConnectionLost)
 
 
 @pytest.mark.parametrize("grace", [-1, math.nan])

@@ -607,3 +607,100 @@ async def test_max_connections_hundreds_of_newcomers_that_do_not_read_are_closed
         assert trio.current_time() - start < 20
         await still_works(old, 2)
         assert math.isfinite(site.server.connections[0].opened)
+
+
+async def test_max_bytes_in_flight_of_the_peer_is_obeyed_and_those_above_wait():
+    service, outcomes = Service(), {}
+    limits = trpc.Limits(max_message_size=100 * KiB, max_calls=10, max_bytes_in_flight=250 * KiB)
+    async with connected(service, serve={"limits": limits}) as (client, _), trio.open_nursery() as nursery:
+        assert await client.call("Service.echo", 1) == 1
+        for key in range(5):
+            start_call(nursery, outcomes, key, client.call, "Service.hold", bytes(90 * KiB))
+        await settle()
+        assert service.running == 2, "each has more than a third of it"
+        # What is small is not kept behind them.
+        assert await client.call("Service.echo", 2) == 2
+        with trio.move_on_after(0) as scope:
+            scope.deadline = -math.inf
+            await client.call("Service.hold", bytes(90 * KiB))
+        assert scope.cancelled_caught
+        service.release.set()
+        await settle()
+        assert outcomes == dict.fromkeys(range(5))
+
+
+async def test_max_bytes_in_flight_who_waits_for_them_hears_of_the_end():
+    service, outcomes = Service(), {}
+    limits = trpc.Limits(max_message_size=100 * KiB, max_calls=10, max_bytes_in_flight=1)
+    async with trio.open_nursery() as outer:
+        async with connected(service, serve={"limits": limits}) as (client, server):
+            await client.call("Service.echo", 1)
+            for key in range(4):
+                start_call(outer, outcomes, key, client.call, "Service.hold", bytes(90 * KiB))
+            await settle()
+            (connection,) = server._connections
+            connection.cut("for the test")
+            await settle()
+            assert [type(outcomes[key]) for key in range(4)] == [trpc.ConnectionLost] * 4
+            assert sorted(outcomes[key].maybe_executed for key in range(4)) == [False, False, False, True]
+
+
+async def test_max_bytes_in_flight_a_handler_does_not_wait_for_those_of_its_callers():
+    class Site:
+        @trpc.method
+        async def back(self) -> str:
+            client = trpc.current_call().client
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.call, "Service.hold", bytes(90 * KiB))
+                await settle()
+                try:
+                    await client.call("Service.hold", bytes(90 * KiB))
+                except trpc.Overloaded as exc:
+                    service.release.set()
+                    return str(exc)
+
+    service = Service()
+    limits = trpc.Limits(max_message_size=100 * KiB, max_calls=10, max_bytes_in_flight=1)
+    async with connected(Site(), service=service, limits=limits) as (client, _):
+        assert "must not wait for them" in await client.call("Site.back")
+
+
+@pytest.mark.parametrize("waits", ["in a queue", "in fragments"])
+async def test_max_server_bytes_in_flight_counts_items_of_streams(waits):
+    service = Service()
+    limits = trpc.Limits(max_server_bytes_in_flight=200 * KiB, max_message_size=2**20)
+    async with serving(service, limits=limits) as site:
+        hello = {"features": ("streams", "fragments"), "stream_credit": 1000}
+        one, two = await site.connect(**hello), await site.connect(**hello)
+        body = joined(encode_request("Service.total", [None, True], None, None, None, {1: 0}, max_depth=64))
+        await one.send(Kind.REQUEST, 1, body)
+        items = msgpack.packb([bytes(150 * KiB)])
+        fields = {"stream": 1, "flags": MORE if waits == "in fragments" else 0}
+        await one.send(Kind.ARGUMENT_ITEMS, 1, items, **fields)
+        await settle()
+        (pool,) = {connection._host.pool for connection in site.connections}
+        assert 150 * KiB < pool.taken < 152 * KiB
+        # Another one has room for what is small, and for no more.
+        await two.send(Kind.REQUEST, 1, request_of(60 * KiB))
+        assert (await two.receive()).kind == Kind.RESULT
+        await two.send(Kind.REQUEST, 2, request_of(100 * KiB))
+        assert (await two.receive_error(2))["code"] == Code.OVERLOADED
+        if waits == "in fragments":
+            # What has begun when there is no more room is given up: the handler is told.
+            await one.send(Kind.ARGUMENT_ITEMS, 1, bytes(60 * KiB), stream=1, flags=MORE | CONTINUED)
+            await settle()
+            assert pool.taken < 2 * KiB
+            service.release.set()
+            error = await _error_behind_credit(one)
+            assert "there was no room for it here" in error["message"]
+        else:
+            await one.send(Kind.CANCEL, 1)
+            assert (await one.receive()).kind == Kind.CANCELLED
+        await settle()
+        assert pool.taken == 0
+
+
+async def _error_behind_credit(peer):
+    while (frame := await peer.receive()).kind != Kind.ERROR:
+        assert frame.kind in {Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP}
+    return msgpack.unpackb(frame.body)

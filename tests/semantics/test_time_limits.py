@@ -211,6 +211,7 @@ async def test_frame_timeout_a_byte_now_and_then_does_not_help(autojump_clock, s
             nursery.cancel_scope.cancel()
         assert 30 <= end - start <= 33
         assert code_of(frames[-1]) == Code.INTERNAL
+        await peer.stream.aclose()
         await settle()
         assert connection()._protocol.share.taken == 0
 
@@ -222,6 +223,37 @@ async def test_frame_timeout_of_a_header(autojump_clock, side):
         start = trio.current_time()
         _, end = await end_of(peer)
         assert 30 <= end - start <= 33
+
+
+@both_sides
+@pytest.mark.parametrize("size", [1, 64 * 1024])
+async def test_frame_timeout_of_a_message_in_fragments(autojump_clock, side, size):
+    """Some of the oldest has to come in ten times that time, as they go in turns with others; a byte now and then is not enough."""
+    async with under_test(side, Service(), limits=limits(frame_timeout=30)) as (peer, connection):
+        body = encoded(1, "blob", 10)[16:]
+        await peer.stream.send_all(encode_frame(Kind.REQUEST, 1, body, flags=1))
+        for _ in range(10):
+            await trio.sleep(29.9)
+            if not connection()._lost:
+                await peer.stream.send_all(encode_frame(Kind.REQUEST, 1, bytes(size), flags=3))
+        await trio.sleep(20)
+        assert connection()._lost is (size == 1)
+        if size == 1:
+            frames, _ = await end_of(peer)
+            assert code_of(frames[-1]) == Code.INTERNAL
+            await peer.stream.aclose()
+            await settle()
+            assert connection()._host.pool.taken == 0
+        else:
+            # Other messages that are completed do not help.
+            await peer.send(Kind.REQUEST, 2, body[:10], flags=1)
+            await peer.send(Kind.REQUEST, 2, body[10:], flags=2)
+            await trio.sleep(270)
+            assert not connection()._lost
+            await peer.send(Kind.REQUEST, 3, body[:10], flags=1)
+            await peer.send(Kind.REQUEST, 3, body[10:], flags=2)
+            await trio.sleep(40)
+            assert connection()._lost
 
 
 @both_sides

@@ -83,7 +83,8 @@ class Judge:
             case trpc.ConnectionLost():
                 if not exc.maybe_executed and runs:
                     return "maybe_executed is False, but it ran"
-                return None if link.may_be_lost(call) else "lost for no reason"
+                may_be_lost = link.may_be_lost(call) or (link.may_miss_refusal and not runs)
+                return None if may_be_lost else "lost for no reason"
             case trpc.MethodNotFound() | trpc.InvalidArguments() if call.error is type(exc):
                 return not_run
             case trpc.Overloaded():

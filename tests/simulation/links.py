@@ -132,6 +132,12 @@ class Link:
         """Whether a server may say that it takes no more calls, or give up a client that is too slow or sends too much."""
         return self.generation.grace is not None or self.is_cut or self.has_timeouts or self.has_small(CONTROL)
 
+    @property
+    def may_miss_refusal(self):
+        """Whether the server cannot wait for the client's end, so that its close may come before its last words are read."""
+        is_ended = self.generation.grace is not None or self.is_refused
+        return is_ended and not isinstance(self.theirs, trio.abc.HalfCloseableStream)
+
     def may_be_lost(self, call):
         grace = self.generation.grace
         is_drained = grace is not None and (call.method == "ping" or grace < LONG)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,20 @@ def test_the_check_sees_what_it_should(outside: Path) -> None:
     python = outside / "venv/bin/python"
     out = run(sys.executable, "-m", "mypy", "--strict", "--python-executable", python, PROGRAM.name, cwd=bare, code=1)
     assert {int(line.split(":")[1]) for line in out.splitlines() if ": error:" in line} == wrong
+
+
+def test_mypy_strict_accepts_the_examples_of_authentication(outside: Path) -> None:
+    page = (ROOT / "docs" / "authentication.md").read_text()
+    functions = re.findall(r"^def \w.*?(?=^\S)", page, re.MULTILINE | re.DOTALL)
+    assert len(functions) == 4
+    files = []
+    for number, function in enumerate(functions):
+        files.append(f"example_{number}.py")
+        head = "import os\n\nimport trpc\n\nTOKENS: dict[str, str] = {}\nADMINS: set[str] = set()\n\n"
+        (outside / files[-1]).write_text(head + function)
+    python = outside / "venv/bin/python"
+    out = run(sys.executable, "-m", "mypy", "--strict", "--python-executable", python, *files, cwd=outside)
+    assert "Success" in out
 
 
 def test_the_wheel_has_the_marker_and_runs(outside: Path) -> None:

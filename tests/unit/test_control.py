@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 
 import pytest
@@ -14,12 +15,16 @@ from trpc._control import Control
 from trpc._messages import Hello
 from trpc._outgoing_call import OutgoingCall
 from trpc._protocol import Protocol
+from trpc._rate import Rate
+
+# Nine tenths of it are used: one a second.
+RATE = 1 / 0.9
 
 
 class Turns:
-    """One whose peer takes four at once, of which two are used, and two a second, of which one is."""
+    """One whose peer takes four at once, of which two are used, and a few a second, of which one is."""
 
-    def __init__(self, nursery, *, burst=4, rate=2.0, greeted=True):
+    def __init__(self, nursery, *, burst=4, rate=RATE, greeted=True):
         self.sent = []
         self.protocol = Protocol(Limits())
         if greeted:
@@ -55,7 +60,7 @@ class Turns:
         self.sent.append((trio.current_time(), name, True))
 
 
-async def test_half_of_what_the_peer_takes_leaves_at_once_and_the_rest_in_order(autojump_clock):
+async def test_half_of_the_burst_leaves_at_once_and_the_rest_in_order_at_nine_tenths_of_the_rate(autojump_clock):
     async with trio.open_nursery() as nursery:
         turns = Turns(nursery)
         turns.cancel(6)
@@ -125,7 +130,7 @@ async def test_until_the_hello_one_leaves(autojump_clock, used):
         turns.cancel(used)
         await trio.sleep(10_000)
         assert turns.ids == [1][:used]
-        turns.protocol.peer = Hello(1, 1, 1, control_burst=4, control_rate=2.0)
+        turns.protocol.peer = Hello(1, 1, 1, control_burst=4, control_rate=RATE)
         turns.control.on_hello()
         await trio.testing.wait_all_tasks_blocked()
         turns.cancel(5 - used)
@@ -146,9 +151,21 @@ async def test_a_hello_without_a_bound(autojump_clock):
 
 async def test_one_at_least_is_used(autojump_clock):
     async with trio.open_nursery() as nursery:
-        turns = Turns(nursery, burst=1, rate=0.5)
+        turns = Turns(nursery, burst=1, rate=RATE / 4)
         turns.cancel(3)
     assert turns.times == [0, 4, 8]
+
+
+async def test_what_is_sent_without_end_is_always_taken(autojump_clock):
+    async with trio.open_nursery() as nursery:
+        turns = Turns(nursery, burst=40, rate=10.0)
+        turns.cancel(500)
+    # As much arrives together as was sent in two seconds, all the time.
+    taken = Rate(40, 10.0)
+    arrivals = [2 * math.ceil(when / 2) for when in turns.times]
+    assert all(taken.spend(when) for when in arrivals)
+    # And more than three quarters of what could be.
+    assert arrivals[-1] < (500 / 10) / 0.75
 
 
 async def test_a_new_worker_for_those_that_come_later(autojump_clock):

@@ -419,7 +419,7 @@ def test_hints_of_what_has_no_secret_hash_are_looked_at(hint):
 )
 def test_elements_are_converted_as_their_hint_says(hint, values, monkeypatch):
     seen = []
-    monkeypatch.setattr(_hash_collisions, "check_hashes", lambda values, *, is_set: seen.extend(values))
+    monkeypatch.setattr(_hash_collisions, "check_hashes", lambda values, *, is_set, most: seen.extend(values) or 0)
     assert converter(set[hint])(values) == set(seen)
     assert len(seen) == 100
 
@@ -491,3 +491,14 @@ def test_there_is_a_bound_on_all_of_them_together(hint, monkeypatch):
     ):
         convert(made(100, 100, 101))
     convert(made(100, 100, 100))
+
+
+def test_there_is_a_bound_on_the_steps_for_all_of_them_together(monkeypatch):
+    convert = converter(list[set[int]])
+    regular = [i << 30 for i in range(2000)]
+    convert([regular] * 3)
+    monkeypatch.setattr(_hash_collisions, "MAX_STEPS", 1000)
+    for value in ([regular], [regular[:100]] * 100):
+        with pytest.raises(DecodeError, match="elements collide too often"):
+            convert(value)
+    convert([regular[:100]])

@@ -240,6 +240,53 @@ async def test_what_a_stream_raises_after_a_cancel_says_so(is_stream):
         assert _codec.unpack(frame.body, max_depth=5).get("after_cancel") is (True if is_stream else None)
 
 
+# --- calls that are refused ---
+
+
+class Guarded:
+    @trpc.method
+    async def take(self, number: int) -> int:
+        return number
+
+
+async def no_more(call, proceed):
+    if call.args == (99,):
+        raise trpc.Overloaded("not now")
+    if call.args == (98,):
+        raise trpc.Unauthenticated("not you")
+    return await proceed(call)
+
+
+REFUSED = [
+    ("Guarded.take", "x", "DEBUG", "InvalidArguments: "),
+    ("Guarded.take", 99, "DEBUG", "Overloaded: 'not now'"),
+    ("Guarded.take", 98, "WARNING", "Unauthenticated: 'not you'"),
+    ("Guarded.nothing", 1, "DEBUG", "MethodNotFound: "),
+    ("Guarded.nothing\nCRITICAL: all is lost", 1, "DEBUG", "MethodNotFound: "),
+    ("x" * 100_000, 1, "DEBUG", "MethodNotFound: "),
+    ("Admin.stop", 1, "WARNING", "Unauthenticated: "),
+    ("Admin.stop\nCRITICAL: all is lost", 1, "WARNING", "Unauthenticated: "),
+    ("Admin." + "x" * 100_000, 1, "WARNING", "Unauthenticated: "),
+]
+
+
+@pytest.mark.parametrize(("method", "argument", "level", "text"), REFUSED, ids=[text for *_, text in REFUSED])
+async def test_a_call_that_is_refused_is_logged(method, argument, level, text, caplog):
+    caplog.set_level(logging.DEBUG, "trpc")
+    serve = {"authorize": lambda _, method: not method.startswith("Admin."), "interceptors": [no_more]}
+    async with connected(Guarded(), serve=serve) as (client, server):
+        (info,) = server.connections
+        with pytest.raises(trpc.RPCError):
+            await client.call(method, argument)
+        assert await client.call("Guarded.take", 5) == 5
+    (record,) = [record for record in caplog.records if record.name == "trpc"]
+    message = record.getMessage()
+    assert message.startswith(f"call from {info.peer} refused: {text}")
+    assert record.levelname == level
+    assert "\n" not in message
+    assert len(message) < 1000
+
+
 # --- cancels ---
 
 

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import trio
+import trio.testing
 from support import connected, settle, start_call
 
 import trpc
@@ -77,6 +78,39 @@ async def test_the_second_signal_does_not_wait(autojump_clock):
         assert signal.getsignal(signal.SIGTERM) is before
     assert isinstance(outcomes["call"], trpc.ConnectionLost)
     assert trio.current_time() - begin == pytest.approx(3, abs=0.5)
+
+
+@pytest.mark.parametrize("how", ["drained", "cancelled", "the stream ends"])
+async def test_it_ends_with_the_server(how, autojump_clock):
+    before = signal.getsignal(signal.SIGTERM)
+    scope = trio.CancelScope()
+
+    async def serve(task_status):
+        with scope:
+            if how == "the stream ends":
+                await trpc.serve_stream(Service(), theirs, task_status=task_status)
+            else:
+                await trpc.serve_tcp(Service(), 0, task_status=task_status)
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(serve)
+            await start(nursery, server)
+            if how == "drained":
+                await server.drain()
+            elif how == "cancelled":
+                scope.cancel()
+            else:
+                await ours.aclose()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_it_ends_at_once_if_the_server_has_ended():
+    async with connected(Service()) as (_, server):
+        await server.drain()
+        await settle()
+        await trpc.drain_on_signal(server)
 
 
 async def test_cancelled_before_any_signal():

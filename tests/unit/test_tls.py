@@ -336,6 +336,15 @@ async def test_the_connection_breaks_in_the_handshake(caplog):
     assert "reset by peer" in caplog.text
 
 
+@pytest.mark.parametrize("name", [".x", "a..b", "x" * 300])
+async def test_what_is_no_name_of_a_host(name):
+    one, _ = wires()
+    with pytest.raises(ValueError, match=f"'{name}' is not the name of a host") as caught:
+        await start_tls(one, client_context(), name, where="x", within=1)
+    assert type(caught.value) is ValueError
+    assert one.closed
+
+
 async def test_handshakes_that_are_to_end(autojump_clock, caplog):
     caplog.set_level("INFO", "trpc")
     ended = []

@@ -313,7 +313,7 @@ async def test_a_stream_takes_nothing_at_once():
     assert transport.unsent() == 0, "it cannot tell"
 
 
-PIECE = 64 * 1024
+PIECE = 16 * 1024
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ class Fake(Watched):
 
     def __init__(self):
         super().__init__()
+        self._is_read = True
         self._lost = False
         self.unsent = 0
         self.pings = 0
@@ -64,7 +65,7 @@ class Fake(Watched):
             written=0, is_waiting=False, is_full_of_answers=False, put=lambda data, *, control: self.note(data, control)
         )
         self._protocol = types.SimpleNamespace(
-            peer_is_known=True, frames=types.SimpleNamespace(inside_frame=False), ping=lambda: (1, b"ping")
+            frames=types.SimpleNamespace(inside_frame=False), _fragments=None, ping=lambda: (1, b"ping")
         )
         self._transport = types.SimpleNamespace(unsent=lambda: self.unsent)
 
@@ -142,12 +143,12 @@ def test_whatever_is_heard_ends_the_silence():
         assert fake.pings == number
 
 
-@pytest.mark.parametrize("why", ["it is not read", "it has not said who it is"])
+@pytest.mark.parametrize("why", ["it is not read", "nobody reads"])
 def test_silence_that_is_none(why):
     how = looks(keepalive_interval=4, keepalive_timeout=4, frame_timeout=4)
     fake = Fake()
     fake._outbox.is_full_of_answers = why == "it is not read"
-    fake._protocol.peer_is_known = why == "it is not read"
+    fake._is_read = why == "it is not read"
     fake._protocol.frames.inside_frame = True
     assert look(fake, 100, how) == []
     assert fake.pings == 0
