@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._codec import UNREADABLE
 from ._errors import InvalidArguments, MessageTooLarge, Overloaded, ProtocolError, RPCError
 from ._exceptions import decode_error
 from ._incoming_stream import NO_ROOM, IncomingStream
 from ._messages import MAX_END_SIZE, NIL, Kind, decode_credit
 from ._outgoing_stream import OutgoingStream
+from ._share import FREE
 
 if TYPE_CHECKING:
     from ._frames import Frame
@@ -129,7 +131,10 @@ class CalleeStreams:
         if frame.flags:
             stream.check_credit()
         elif frame.kind == Kind.ARGUMENT_ITEMS:
-            stream.on_items(frame.body)
+            size = len(frame.body)
+            # What is small has credit, and is bounded by that.
+            has_room = size <= FREE or self._protocol.fragments.items.has_room(size)
+            stream.on_items(frame.body if has_room else UNREADABLE)
         elif len(frame.body) > MAX_END_SIZE:
             raise ProtocolError(f"the end of a stream with {len(frame.body)} bytes, of {MAX_END_SIZE} allowed")
         else:

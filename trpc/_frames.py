@@ -291,7 +291,10 @@ class FrameReader:
             return memoryview(_SCRATCH)[: self.missing]
         if self.missing <= _COPIED:
             return None
-        if self._share is not None and not self._held and len(self._buffer) >= _PREFIX:
+        if self._share is not None and not self._held and not self._filled:
+            if len(self._buffer) < _PREFIX:
+                # What it is has to be known first.
+                return None
             size = self.missing + len(self._buffer) - _PREFIX
             if not self._share.take(size):
                 self._skips = True

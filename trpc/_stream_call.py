@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import trio
 
 from ._argument_streams import ArgumentStreams
-from ._errors import ProtocolError
+from ._errors import MessageTooLarge, ProtocolError, RPCError
 from ._exceptions import decode_error, is_after_cancel
 from ._frames import Frame
-from ._incoming_stream import IncomingStream
+from ._incoming_stream import NO_ROOM, IncomingStream
 from ._messages import Kind
 from ._outgoing_call import OutgoingCall
 
@@ -134,6 +134,11 @@ class StreamCall:
         assert self._manager is not None
         return await self._manager.__aexit__(exc_type, exc, tb)
 
+    def _bad_item(self, reason: str) -> RPCError:
+        if reason is NO_ROOM:
+            return MessageTooLarge(f"{self._method}: an item: {reason}")
+        return ProtocolError(f"{self._method}: an item is not what the method gives: {reason}")
+
     @contextlib.asynccontextmanager
     async def _open(self) -> AsyncGenerator[IncomingStream, None]:
         await trio.lowlevel.checkpoint()
@@ -147,7 +152,7 @@ class StreamCall:
             credit=caller.stream_credit,
             items=items,
             max_depth=caller.max_depth,
-            bad_item=lambda reason: ProtocolError(f"{self._method}: an item is not what the method gives: {reason}"),
+            bad_item=self._bad_item,
         )
         async with arguments.nursery() as nursery:
             await caller.start(call, arguments.args, arguments.kwargs)

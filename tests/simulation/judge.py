@@ -94,6 +94,8 @@ class Judge:
                 return not_run if is_refused else "refused for no reason"
             case trpc.Unauthenticated():
                 return not_run if link.is_refused or link.has_timeouts else "not authenticated, it says"
+            case trpc.MessageTooLarge() if "no room" in str(exc) and link.has_small_bytes:
+                return None
             case trpc.MessageTooLarge():
                 if max(call.bytes_up, call.bytes_down) + 300 < min(limits.max_message_size, link.smallest_message):
                     return "too large, it says"
