@@ -266,7 +266,7 @@ class Connection(Reader):
         return (
             self._dispatcher.is_busy
             or self.has_unhandled
-            or self._protocol.has_incomplete_requests
+            or self._protocol.fragments.requests > 0
             or not self._outbox.is_empty
         )
 

@@ -52,6 +52,9 @@ class Kind(enum.IntEnum):
     ARGUMENT_STOP = 0x27
 
 
+BODILESS: Final = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED, Kind.ARGUMENT_STOP})
+OF_ARGUMENTS: Final = frozenset({Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP})
+
 # What this side supports beyond the base of the protocol, and says in its hello.
 FRAGMENTS: Final = "fragments"
 STREAMS: Final = "streams"
@@ -265,9 +268,10 @@ def is_metadata_value(value: object) -> bool:
 
 
 def _check_metadata(metadata: object) -> None:
-    if isinstance(metadata, dict) and len(cast("dict[object, object]", metadata)) > MAX_METADATA:
+    entries = cast("dict[object, object]", metadata) if isinstance(metadata, dict) else None
+    if entries is not None and len(entries) > MAX_METADATA:
         raise InvalidArguments(f"metadata has more than {MAX_METADATA} entries")
-    if not (_has_text_keys(metadata) and all(map(is_metadata_value, metadata.values()))):
+    if not (_has_text_keys(entries) and all(map(is_metadata_value, entries.values()))):
         raise InvalidArguments("metadata must be a map from strings to scalars")
 
 

@@ -15,12 +15,12 @@ Ids only grow, so an id below the last one that is not open is finished, and one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from ._errors import ProtocolError
 from ._fragments import FRAGMENTED, REQUESTS, Fragments, without_room
 from ._frames import CONTINUED, MORE, NO_ROOM, PREAMBLE, Frame, FrameReader, encode_frame, frame_of
-from ._messages import ALWAYS_ACCEPTED, IGNORABLE, UNTIL_HELLO, Hello, Kind, encode_credit
+from ._messages import ALWAYS_ACCEPTED, BODILESS, IGNORABLE, OF_ARGUMENTS, UNTIL_HELLO, Hello, Kind, encode_credit
 from ._share import Share
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ._limits import Limits
 
 
-_BODILESS: Final = frozenset({Kind.PING, Kind.PONG, Kind.CANCEL, Kind.CANCELLED, Kind.EXPIRED, Kind.ARGUMENT_STOP})
-_OF_ARGUMENTS: Final = frozenset({Kind.ARGUMENT_ITEMS, Kind.ARGUMENT_END, Kind.ARGUMENT_CREDIT, Kind.ARGUMENT_STOP})
 # Looking a member of an enum up takes as long as the rest of a line.
 _REQUEST = Kind.REQUEST.value
 
@@ -129,7 +127,7 @@ class Protocol:
             for frame in frames:
                 kind, _, body, flags, stream = frame
                 check = checks.get(kind)
-                if check is None or flags or stream or kind in _OF_ARGUMENTS or (body and kind in _BODILESS):
+                if check is None or flags or stream or kind in OF_ARGUMENTS or (body and kind in BODILESS):
                     message = self._check_form(frame, check)
                     if message is not None:
                         messages.append(message)
@@ -277,9 +275,9 @@ class Protocol:
             if kind & IGNORABLE:
                 return None
             raise ProtocolError(f"a message of unknown kind {kind:#04x}")
-        if (kind in _OF_ARGUMENTS) != (frame.stream > 0):
+        if (kind in OF_ARGUMENTS) != (frame.stream > 0):
             raise ProtocolError(f"{Kind(kind).name} for stream {frame.stream}")
-        if frame.body and kind in _BODILESS:
+        if frame.body and kind in BODILESS:
             raise ProtocolError(f"{Kind(kind).name} has a body")
         if frame.flags:
             if frame.flags & NO_ROOM:
@@ -353,9 +351,9 @@ class Protocol:
         return call_id in self._open_incoming
 
     @property
-    def has_incomplete_requests(self) -> bool:
-        """Whether fragments of a request of the peer's are missing."""
-        return self._fragments is not None and self._fragments.requests > 0
+    def progress(self) -> object:
+        """Changes when the oldest incomplete message has come some way; None: there is none."""
+        return self._fragments.progress if self._fragments else None
 
     def drop_incomplete_request(self, call_id: int) -> bool:
         """Gives up a request of the peer's of which fragments are missing; whether there was one."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 import msgpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 # msgpack has no types of its own.
 _unpackb: Final[Callable[..., Any]] = cast("Any", msgpack).unpackb
@@ -83,7 +83,7 @@ def _counted(count: Iterator[int]) -> Callable[[Any], Any]:
 
 
 @contextlib.contextmanager
-def _without_collector() -> Iterator[None]:
+def _without_collector() -> Generator[None]:
     if not gc.isenabled():
         # Perhaps by another thread, which switches it on again.
         yield

@@ -156,8 +156,7 @@ class Watched(abc.ABC):
             if self._unfinished_for > looks.frame:
                 self._give_up(RPCError(f"a frame was begun and not completed within {limits.frame_timeout} s"))
                 return
-        fragments = self._protocol._fragments
-        mark = fragments.progress if fragments else None
+        mark = self._protocol.progress
         if mark is None or mark != self._fragments_mark:
             self._fragments_mark = mark
             self._incomplete_for = 0

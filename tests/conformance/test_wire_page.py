@@ -16,6 +16,7 @@ from trpc._fragments import FRAGMENTED
 from trpc._frames import CONTINUED, HEADER_SIZE, MAGIC, MORE, VERSION
 from trpc._messages import (
     ALWAYS_ACCEPTED,
+    BODILESS,
     FRAGMENTS,
     IGNORABLE,
     ITEMS_COST,
@@ -23,14 +24,13 @@ from trpc._messages import (
     MAX_END_SIZE,
     MAX_STREAM,
     MAX_TIME_LEFT,
+    OF_ARGUMENTS,
     STREAMS,
     UNTIL_HELLO,
     Hello,
     Kind,
     Request,
 )
-from trpc._protocol import _BODILESS as BODILESS
-from trpc._protocol import _OF_ARGUMENTS as OF_ARGUMENTS
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "wire-protocol.md").read_text()

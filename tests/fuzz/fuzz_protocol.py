@@ -168,7 +168,7 @@ class _Conversation:
         bound = 128 * KiB + 2 * requests + messages * (longest + KiB) * 9 // 8
         protocol = self.protocol
         assert protocol.share.taken >= 0
-        assert not protocol.share.taken or protocol.has_incomplete_requests or protocol.frames.inside_frame
+        assert not protocol.share.taken or protocol.fragments.requests or protocol.frames.inside_frame
         size = held_by(protocol)
         assert size <= bound, f"{size} bytes are kept; {bound} would be right"
 

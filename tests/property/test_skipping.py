@@ -131,4 +131,4 @@ def test_the_protocol_gives_the_same_however_it_was_cut(data, made):
     assert error is None
     assert [(f.kind, f.id, f.flags, bytes(f.body)) for f in seen] == expected
     assert share.taken == share._size - COPIED
-    assert not protocol.has_incomplete_requests
+    assert not protocol.fragments.requests

@@ -65,7 +65,7 @@ class Fake(Watched):
             written=0, is_waiting=False, is_full_of_answers=False, put=lambda data, *, control: self.note(data, control)
         )
         self._protocol = types.SimpleNamespace(
-            frames=types.SimpleNamespace(inside_frame=False), _fragments=None, ping=lambda: (1, b"ping")
+            frames=types.SimpleNamespace(inside_frame=False), progress=None, ping=lambda: (1, b"ping")
         )
         self._transport = types.SimpleNamespace(unsent=lambda: self.unsent)
 

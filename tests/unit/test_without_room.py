@@ -82,7 +82,7 @@ def test_a_later_fragment_of_a_request(side, kind, flags):
     assert side.share.taken == 40
     assert side.receive(kind, 1, LARGE, flags) == Frame(kind, 1, b"", MORE)
     assert side.share.taken == 0
-    assert not side.protocol.has_incomplete_requests
+    assert not side.protocol.fragments.requests
     assert side.receive(kind, 1, b"rest", LAST) is None
 
 
@@ -195,3 +195,17 @@ def test_the_room_of_a_skipped_frame_is_shared_and_no_larger_than_what_is_missin
             assert room.obj is _frames._SCRATCH
         frames = reader.fill(size)
     assert [frame.flags for frame in frames] == [NO_ROOM]
+
+
+@pytest.mark.parametrize("first", range(4, 20))
+@pytest.mark.parametrize("has_room", [True, False])
+def test_a_header_in_two_parts(first, has_room):
+    """What the frame is, is known only with all of it: nothing is put aside before."""
+    side = Side()
+    side.share._size = 1000 if has_room else 100
+    data = encode_frame(Kind.REQUEST, 1, LARGE) + encode_frame(Kind.REQUEST, 2, b"small")
+    pieces = [data[:first], *(data[i : i + 7] for i in range(first, len(data), 7))]
+    frames, error = frames_of(side.protocol, pieces, filled)
+    assert error is None
+    assert [(frame.id, bytes(frame.body)) for frame in frames] == [(1, LARGE if has_room else b""), (2, b"small")]
+    assert side.share.taken == 0
