@@ -120,7 +120,7 @@ class AuthorizedMethods:
                 # Of a function that is async, or has forgotten its return: a coroutine is as good as True.
                 if inspect.iscoroutine(answer):
                     answer.close()
-                raise TypeError(f"authorize returned {type(answer).__name__}, and not True or False")  # noqa: TRY301
+                raise TypeError(f"authorize returned {type(answer).__name__}, and not True or False")  # noqa: TRY301 - logged as what it raises is
         except Exception:
             logger.exception(
                 "authorize raised for %s and %r, and the call is refused", self._peer.address, name[:_MAX_SHOWN]

@@ -167,7 +167,7 @@ class _Check:
         return self._hints[id(info)]
 
     def _keys_hint(self, info: inspect.Type) -> Any:
-        return dict[self._hint(info), None]  # type: ignore[misc]
+        return dict[self._hint(info), None]  # type: ignore[misc]  # computed
 
     def _until_misfit(self, values: list[Any], hint: Any) -> list[Any]:
         """The values as ``hint`` says, up to one that does not fit: there the conversion ends, too."""
@@ -254,11 +254,11 @@ def _hint_of(info: inspect.Type) -> Any:  # noqa: PLR0911 - one for each kind
     if isinstance(info, inspect.UnionType):
         return Union[tuple(_hint_of(member) for member in info.types)]  # noqa: UP007 - computed
     if isinstance(info, inspect.TupleType):
-        return tuple[tuple(_hint_of(member) for member in info.item_types)]  # type: ignore[misc]
+        return tuple[tuple(_hint_of(member) for member in info.item_types)]  # type: ignore[misc]  # computed
     if isinstance(info, inspect.VarTupleType):
-        return tuple[_hint_of(info.item_type), ...]  # type: ignore[misc]
+        return tuple[_hint_of(info.item_type), ...]  # type: ignore[misc]  # computed
     if isinstance(info, inspect.FrozenSetType):
-        return frozenset[_hint_of(info.item_type)]  # type: ignore[misc]
+        return frozenset[_hint_of(info.item_type)]  # type: ignore[misc]  # computed
     if isinstance(info, inspect.LiteralType):
         return Literal[info.values]
     if isinstance(info, (*_OBJECTS, inspect.EnumType)):

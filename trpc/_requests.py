@@ -163,8 +163,13 @@ class Requests:
         self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None
     ) -> None:
         """Queues the request. Nothing was sent if this raises."""
-        body, call.deadline = await self._prepare(call, args, kwargs)
-        self._send(call, body, size_of(body))
+        try:
+            body, call.deadline = await self._prepare(call, args, kwargs)
+            self._send(call, body, size_of(body))
+        finally:
+            # What was kept for this one may be more than it has taken.
+            if self._bytes_wanted:
+                self._wake_for_bytes()
 
     async def _prepare(
         self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None, *, one_way: bool = False

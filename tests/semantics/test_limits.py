@@ -54,6 +54,11 @@ class Service:
             self.running -= 1
 
     @trpc.method
+    async def nap(self, value: object, seconds: float) -> str:
+        await trio.sleep(seconds)
+        return "slept"
+
+    @trpc.method
     async def shield(self) -> None:
         self.running += 1
         with trio.CancelScope(shield=True):
@@ -643,6 +648,24 @@ async def test_max_bytes_in_flight_who_waits_for_them_hears_of_the_end():
             await settle()
             assert [type(outcomes[key]) for key in range(4)] == [trpc.ConnectionLost] * 4
             assert sorted(outcomes[key].maybe_executed for key in range(4)) == [False, False, False, True]
+
+
+async def test_max_bytes_in_flight_who_gives_up_lets_the_next_one_go(autojump_clock):
+    """Its turn and its deadline come at the same time."""
+    service, outcomes = Service(), {}
+    limits = trpc.Limits(max_message_size=100 * KiB, max_calls=10, max_bytes_in_flight=1)
+
+    async def call(timeout):
+        with trio.move_on_after(timeout):
+            return await client.call("Service.nap", bytes(90 * KiB), 1.0)
+
+    async with connected(service, serve={"limits": limits}) as (client, _), trio.open_nursery() as nursery:
+        await client.call("Service.echo", 1)
+        for key, timeout in enumerate((5, 1, 1.0, 1, 60)):
+            start_call(nursery, outcomes, key, call, timeout)
+            await settle()
+        await trio.sleep(10)
+        assert outcomes == {0: "slept", 1: None, 2: None, 3: None, 4: "slept"}
 
 
 async def test_max_bytes_in_flight_a_handler_does_not_wait_for_those_of_its_callers():
