@@ -44,10 +44,12 @@ class Limits:
 
     max_bytes_in_flight: int = 64 * MiB
     """Bytes of the peer's messages that are held here for it, per connection: requests whose handlers have not ended, large
-    messages that are on their way. Decoded, they may be 40 times as large. Four of the largest messages at once."""
+    messages that are on their way. Decoded, they may be many times as large: docs/memory.md has the formula. Four of the
+    largest messages at once. It is announced, and the other side keeps its calls below it."""
 
     max_server_bytes_in_flight: int = 512 * MiB
-    """The same, of all connections of a server together. Eight connections at their limit. A connection with less than 64 KiB is always served."""
+    """The same, of all connections of a server together. Eight connections at their limit. A connection with less
+    than 64 KiB is always served."""
 
     max_unsent: int = 4 * MiB
     """Bytes that wait to be written to a peer that reads slowly, a large message counting for a MiB. Above it
