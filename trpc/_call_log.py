@@ -32,7 +32,7 @@ async def log_calls(call: Call, proceed: Proceed) -> Any:
         if trio.current_time() >= deadline:
             level, outcome = logging.WARNING, "the deadline has passed"
         raise
-    except BaseException as exc:
+    except BaseException as exc:  # raised again: it is only noted
         level, outcome = logging.WARNING, public_name(type(exc))
         raise
     finally:

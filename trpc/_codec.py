@@ -17,7 +17,7 @@ import msgpack
 import msgspec
 
 from ._hash_collisions import checker
-from ._unpacking import MAX_CONTAINERS, NO_EXTENSIONS, NOT_A_CONTAINER, unpackb
+from ._unpacking import MAX_CONTAINERS, NO_EXTENSIONS, unpackb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,6 +79,8 @@ _PLAIN_TYPES: Final = (
 )
 _EXACT: Final = (int, float, str, bool)
 
+# Every byte that is not the header of a msgpack array or map (fixmap, fixarray, array16/32, map16/32).
+_NOT_A_CONTAINER: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 # Every byte that is the header of neither a map nor an extension type.
 _NO_MAP_OR_EXTENSION: Final = bytes(
     b for b in range(256) if not (0x80 <= b <= 0x8F or 0xC7 <= b <= 0xC9 or 0xD4 <= b <= 0xD8 or 0xDE <= b <= 0xDF)
@@ -327,7 +329,7 @@ def _check_nesting(value: object, body: bytes | memoryview, max_depth: int) -> N
     bytes that could be a container's header.
     """
     body = bytes(body)
-    if len(body.translate(None, NOT_A_CONTAINER)) <= max_depth and not any(mark in body for mark in _TIMESTAMPS):
+    if len(body.translate(None, _NOT_A_CONTAINER)) <= max_depth and not any(mark in body for mark in _TIMESTAMPS):
         return
     level: list[Any] = [value]
     for _ in range(max_depth + 1):

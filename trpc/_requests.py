@@ -219,12 +219,11 @@ class Requests:
         self._bytes_wanted.append(waiter)
         try:
             await waiter[1].wait()
-        except BaseException:  # cancelled or interrupted: raised again, when the others have moved up
+        except BaseException:  # cancelled or interrupted: raised again, without a place among those who wait
             if waiter in self._bytes_wanted:
                 self._bytes_wanted.remove(waiter)
             else:
                 self._bytes_held -= size
-            self._wake_for_bytes()
             raise
         self._bytes_held -= size
 

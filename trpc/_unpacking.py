@@ -1,6 +1,6 @@
 """msgpack's decoder, with bounds on the time and memory that a body costs beyond its bytes.
 
-Three things make small bodies expensive, and each is bounded here, without a cost for what people send:
+Three things make small bodies expensive, and each is bounded here:
 
 - Room for up to 10,000 elements is reserved at each header of an array, before they are there: 16 KiB of nothing but
   headers take 80 MiB, and 50 ms. So a body is gone through first, in C, without making anything of it, which shows whether
@@ -37,10 +37,6 @@ _SMALL: Final = 1024
 
 # Bytes of a body from which the collector is stopped, which is to set a flag twice.
 _LARGE: Final = 16 * 1024
-
-# Every byte that is not the header of a msgpack array or map (fixmap, fixarray, array16/32, map16/32).
-NOT_A_CONTAINER: Final = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
-
 
 NO_EXTENSIONS: Final = "extension types are not part of the protocol"
 
