@@ -1,0 +1,1 @@
+"""The command line: ``trpc``, or ``python -m trpc``."""
