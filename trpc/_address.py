@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -229,6 +230,16 @@ def url_of(listener: trio.abc.Listener[trio.abc.Stream], *, tls: bool = False) -
     path = os.path.abspath(os.fsdecode(name))
     # Only what would end the path or be taken for an escape: people read it.
     return "unix://" + path.replace("%", "%25").replace("#", "%23").replace("?", "%3F")
+
+
+def is_local(sock: trio.socket.SocketType) -> bool:
+    """Whether only this machine can reach a socket: it is a Unix socket, or bound to the loopback."""
+    if sock.family == socket.AF_UNIX:
+        return True
+    address = ipaddress.ip_address(str(sock.getsockname()[0]).partition("%")[0])
+    # A socket of both families that is bound to an IPv4 address has it inside of an IPv6 one.
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def address_of(stream: trio.abc.Stream) -> str:

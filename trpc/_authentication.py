@@ -109,11 +109,12 @@ class AuthorizedMethods:
         Raises:
             Unauthenticated: the peer may not call it.
         """
-        if not self._is_allowed(name):
+        if not self.allows(name):
             raise Unauthenticated(f"this client may not call {name[:_MAX_SHOWN]!r}")
         return self._table.get(name)
 
-    def _is_allowed(self, name: str) -> bool:
+    def allows(self, name: str) -> bool:
+        """Whether the peer may call it."""
         try:
             answer: object = _answer(self._authorize, self._peer, name)
             if type(answer) is not bool:

@@ -50,8 +50,8 @@ from ._workers import Workers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._activity import CallInfo
     from ._host import Host
-    from ._incoming_call import CallInfo
     from ._transport import Transport
     from ._watch import Watch
 

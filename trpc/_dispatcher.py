@@ -28,7 +28,7 @@ from ._errors import (
     ProtocolError,
     RPCError,
 )
-from ._incoming_call import CallInfo, IncomingCall
+from ._incoming_call import IncomingCall
 from ._incoming_interceptors import run_intercepted
 from ._messages import Kind, decode_request
 from ._metadata import context_for_calls
@@ -40,6 +40,7 @@ from ._share import FREE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from ._activity import CallInfo
     from ._client import Client
     from ._context import HasClient
     from ._frames import Frame
@@ -138,7 +139,7 @@ class Dispatcher(Replies):
     @property
     def calls(self) -> list[CallInfo]:
         """What is in flight."""
-        return [CallInfo(call.method.name, self.peer, call.started, call.deadline) for call in self._calls.values()]
+        return [call.info for call in self._calls.values()]
 
     # --- what the connection's reader tells ---
 

@@ -76,6 +76,11 @@ class Host:
         self._authorize = authorize
         self.token = token
 
+    @property
+    def authorizes(self) -> bool:
+        """Whether anybody says what a peer may call."""
+        return self._authorize is not None
+
     def methods_for(self, peer: Peer) -> Mapping[str, BoundMethod] | AuthorizedMethods:
         """Where a call of this peer's finds its method."""
         return self.table if self._authorize is None else AuthorizedMethods(self.table, peer, self._authorize)

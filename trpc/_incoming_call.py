@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING, Protocol
+
+from ._activity import CallInfo
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from ._activity import CallState
     from ._client import Client
     from ._errors import RPCError
     from ._incoming_stream import IncomingStream
@@ -109,6 +111,16 @@ class IncomingCall:
         self.bad_item: RPCError | None = None
         """What the handler was told of an item that does not fit."""
 
+    @property
+    def info(self) -> CallInfo:
+        """How it is now, for people to look at."""
+        scope = self.scope
+        if scope is None:
+            state: CallState = "waiting"
+        else:
+            state = "cancelling" if self.cancelled or scope.cancel_called else "running"
+        return CallInfo(self.method.name, self.owner.peer, self.started, self.deadline, state)
+
     async def run(self, worker: Worker) -> None:
         """Runs it in a worker that does nothing else meanwhile."""
         suspended = self.owner.begin(self, worker)
@@ -123,20 +135,3 @@ class IncomingCall:
 
     def on_raised(self, exc: BaseException) -> None:
         self.owner.finish_raised(self, exc)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class CallInfo:
-    """A call that a server has in flight, as it was when it was looked at.
-
-    Attributes:
-        method: its name on the wire.
-        peer: who called.
-        started: when its request arrived, in ``trio.current_time()`` seconds.
-        deadline: when it ends at the latest; ``math.inf`` if there is no bound.
-    """
-
-    method: str
-    peer: Peer
-    started: float
-    deadline: float

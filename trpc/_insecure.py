@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
+
+from ._address import is_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,16 +41,9 @@ def warn_if_insecure(listeners: Iterable[trio.abc.Listener[trio.abc.Stream]]) ->
 
 
 def _public_address(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
-    if not isinstance(listener, trio.SocketListener):
+    if not isinstance(listener, trio.SocketListener) or is_local(listener.socket):
         return None
-    name: Any = listener.socket.getsockname()
-    if listener.socket.family == socket.AF_UNIX:
-        return None
-    host = str(name[0])
-    address = ipaddress.ip_address(host.partition("%")[0])
-    # A socket of both families that is bound to an IPv4 address has it inside of an IPv6 one.
-    mapped = getattr(address, "ipv4_mapped", None)
-    return None if (mapped or address).is_loopback else host
+    return str(listener.socket.getsockname()[0])
 
 
 def _level() -> int:

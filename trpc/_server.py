@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._address import address_of, open_tcp_listeners, unix_listener, unix_peer_of, url_of
+from ._activity import ConnectionInfo
+from ._address import address_of, is_local, unix_peer_of, url_of
 from ._connection import Connection
 from ._errors import Unavailable
 from ._handshakes import Handshakes, check_context
@@ -15,19 +16,15 @@ from ._host import Host
 from ._insecure import InsecureWarning, warn_if_insecure
 from ._listening import Listening
 from ._peer import Peer
-from ._service import Services, table_of
+from ._reflection import reflection_methods
 from ._transport import transport_of
 from ._watch import Watch
 
 if TYPE_CHECKING:
-    import os
     import ssl
     from collections.abc import Callable, Coroutine, Sequence
 
-    from ._authentication import Authenticate, Authorize
-    from ._incoming_call import CallInfo
-    from ._interceptors import Interceptor
-    from ._limits import Limits
+    from ._activity import CallInfo
     from ._transport import Transport
 
 _DRAINING: Final = Unavailable("the server takes no more calls, as it is about to stop")
@@ -50,21 +47,6 @@ def check_grace(grace: float | None) -> None:
         raise ValueError(f"the grace is a number of seconds, not {grace}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ConnectionInfo:
-    """A connection of a server, as it was when it was looked at.
-
-    Attributes:
-        peer: who is connected.
-        opened: since when, in ``trio.current_time()`` seconds.
-        calls: what it has in flight.
-    """
-
-    peer: Peer
-    opened: float
-    calls: tuple[CallInfo, ...]
-
-
 class Server:
     """The handle of a running server.
 
@@ -74,9 +56,12 @@ class Server:
         ended: set when it serves no more, however it was stopped.
     """
 
-    def __init__(self, host: Host, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, host: Host, ssl_context: ssl.SSLContext | None = None, *, reflection: bool | None = None
+    ) -> None:
         check_context(ssl_context, server_side=True)
         self._host = host
+        self._reflection = reflection
         self._handshakes = (
             None if ssl_context is None else Handshakes(ssl_context, host.limits.tls_timeout, self._on_end)
         )
@@ -204,6 +189,11 @@ class Server:
                 for listener in listeners:
                     await trio.aclose_forcefully(listener)
                 raise
+        self._reflect(
+            is_local=all(
+                isinstance(listener, trio.SocketListener) and is_local(listener.socket) for listener in listeners
+            )
+        )
         tls = self._handshakes is not None
         self._urls = [url for listener in listeners if (url := url_of(listener, tls=tls)) is not None]
         try:
@@ -214,6 +204,20 @@ class Server:
                 task_status.started(self)
         finally:
             self.ended.set()
+
+    async def serve_one(self, stream: trio.abc.Stream, task_status: trio.TaskStatus[Server]) -> None:
+        """Serves the one connection that there is."""
+        self._reflect(is_local=isinstance(stream, trio.SocketStream) and is_local(stream.socket))
+        task_status.started(self)
+        try:
+            await self.serve_stream(stream)
+        finally:
+            self.ended.set()
+
+    def _reflect(self, *, is_local: bool) -> None:
+        """Has it describe itself, if it is to."""
+        if is_local if self._reflection is None else self._reflection:
+            self._host.table = {**self._host.table, **reflection_methods(self._host, self, is_local=is_local)}
 
     def serve_stream(self, stream: trio.abc.Stream) -> Coroutine[Any, Any, None]:
         """Serves one connection until it ends. A failure in it concerns no other."""
@@ -255,144 +259,3 @@ class Server:
             await connection.run()
         finally:
             self._turned_away -= 1
-
-
-async def serve_tcp(
-    services: Services,
-    port: int,
-    *,
-    host: str | None = "127.0.0.1",
-    ssl_context: ssl.SSLContext | None = None,
-    authenticate: Authenticate | None = None,
-    authorize: Authorize | None = None,
-    interceptors: Sequence[Interceptor] = (),
-    limits: Limits | None = None,
-    send_tracebacks: bool = False,
-    allow_insecure: bool = False,
-    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serves on a TCP port until cancelled: ``server = await nursery.start(trpc.serve_tcp, Calculator(), 0)``.
-
-    Cancelled: it stops listening, every handler is cancelled, and all of them have ended when it returns.
-
-    Args:
-        services: one service object, several in a list, or a mapping of names to objects.
-        port: 0 takes any free port; see ``server.url``.
-        host: the address to listen on; None: all of this machine's.
-        ssl_context: serve with TLS, and show the certificate that was loaded into it with ``load_cert_chain()``. Made by
-            ``ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)``.
-        authenticate: says who a client is: a function, async or not, that takes its :class:`Credentials` and returns an
-            identity, which is then that of its :class:`Peer`. Returning None or raising :exc:`Unauthenticated` refuses it:
-            its calls raise that, and none of them is executed.
-        authorize: says what a client may call: a plain function that takes the :class:`Peer` and the name of a method,
-            such as ``"Calculator.add"``, and returns True or False. False: the call raises :exc:`Unauthenticated`. It is
-            asked for each call, and also for names of which there is no method.
-        interceptors: put around the handler of each call, the first one outermost; see :data:`Interceptor`. They are not
-            put around calls back, through ``trpc.current_call().client``.
-        limits: what this side accepts.
-        send_tracebacks: let errors carry the handler's traceback; it shows the server's code to callers.
-        allow_insecure: do not warn if other machines can reach it, and it has neither TLS nor ``authenticate``.
-        task_status: gets the :class:`Server` once it listens.
-
-    Warns:
-        InsecureWarning: it is so.
-
-    Raises:
-        TypeError, ValueError: a service cannot be served, the port is out of range, or another option is wrong.
-        OSError: the port is in use or needs privileges; the message says what to do.
-    """
-    shared = Host(
-        table_of(services),
-        limits,
-        send_tracebacks=send_tracebacks,
-        interceptors=interceptors,
-        authenticate=authenticate,
-        authorize=authorize,
-    )
-    server = Server(shared, ssl_context)
-    await server.serve_listeners(await open_tcp_listeners(port, host), task_status, allow_insecure=allow_insecure)
-
-
-async def serve_unix(
-    services: Services,
-    path: str | os.PathLike[str],
-    *,
-    mode: int = 0o600,
-    authenticate: Authenticate | None = None,
-    authorize: Authorize | None = None,
-    interceptors: Sequence[Interceptor] = (),
-    limits: Limits | None = None,
-    send_tracebacks: bool = False,
-    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serves on a Unix socket, which only this user can connect to and which is removed at the end.
-
-    As :func:`serve_tcp`, but for ``path``, where there may be no file yet, or a socket that a killed process has left,
-    and ``mode``: the permissions of the socket. To connect takes that of writing: with ``0o660`` its group may as well.
-    """
-    shared = Host(
-        table_of(services),
-        limits,
-        send_tracebacks=send_tracebacks,
-        interceptors=interceptors,
-        authenticate=authenticate,
-        authorize=authorize,
-    )
-    server = Server(shared)
-    async with unix_listener(path, mode) as (listener, remove):
-        await server.serve_listeners([listener], task_status, on_stop=remove)
-
-
-async def serve_listeners(
-    services: Services,
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
-    *,
-    ssl_context: ssl.SSLContext | None = None,
-    authenticate: Authenticate | None = None,
-    authorize: Authorize | None = None,
-    interceptors: Sequence[Interceptor] = (),
-    limits: Limits | None = None,
-    send_tracebacks: bool = False,
-    allow_insecure: bool = False,
-    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """As :func:`serve_tcp`, on listeners that are open already, and that it closes at the end."""
-    shared = Host(
-        table_of(services),
-        limits,
-        send_tracebacks=send_tracebacks,
-        interceptors=interceptors,
-        authenticate=authenticate,
-        authorize=authorize,
-    )
-    server = Server(shared, ssl_context)
-    await server.serve_listeners(listeners, task_status, allow_insecure=allow_insecure)
-
-
-async def serve_stream(
-    services: Services,
-    stream: trio.abc.Stream,
-    *,
-    ssl_context: ssl.SSLContext | None = None,
-    authenticate: Authenticate | None = None,
-    authorize: Authorize | None = None,
-    interceptors: Sequence[Interceptor] = (),
-    limits: Limits | None = None,
-    send_tracebacks: bool = False,
-    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serves one stream that is open already, until it ends; closes it. Otherwise as :func:`serve_tcp`."""
-    shared = Host(
-        table_of(services),
-        limits,
-        send_tracebacks=send_tracebacks,
-        interceptors=interceptors,
-        authenticate=authenticate,
-        authorize=authorize,
-    )
-    server = Server(shared, ssl_context)
-    task_status.started(server)
-    try:
-        await server.serve_stream(stream)
-    finally:
-        server.ended.set()

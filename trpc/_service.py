@@ -24,6 +24,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type[Any])
 
+# The service of every server's own.
+RESERVED: Final = "trpc"
+
 _METHOD_MARK: Final = "__trpc_method__"
 _SERVICE_MARK: Final = "__trpc_service__"
 
@@ -320,7 +323,7 @@ def table_of(services: Services) -> dict[str, BoundMethod]:
 
     Raises:
         TypeError: one is a class instead of an object, or has no methods, or a method that cannot be served.
-        ValueError: two services of one name, or an empty name.
+        ValueError: two services of one name, or a name that is empty or reserved.
     """
     named: list[tuple[object, object]]
     if isinstance(services, Mapping):
@@ -340,12 +343,20 @@ def table_of(services: Services) -> dict[str, BoundMethod]:
                 f"two services have the name {name!r}: give one another with @trpc.service(name=...),"
                 " or serve a mapping of names to objects"
             )
+        if name == RESERVED:
+            raise ValueError(f"the name {name!r} is that of the service by which a server describes itself")
         seen.add(name)
         _check_object(obj)
-        for method_ in methods_of(type(obj)).values():
-            wire_name = f"{name}.{method_.name}"
-            table[wire_name] = BoundMethod(wire_name, method_.function.__get__(obj), method_)
+        table |= bound_methods(name, obj)
     return table
+
+
+def bound_methods(name: str, obj: object) -> dict[str, BoundMethod]:
+    """The part of a table that is one service's. Raises TypeError as :func:`table_of`."""
+    return {
+        (wire_name := f"{name}.{method_.name}"): BoundMethod(wire_name, method_.function.__get__(obj), method_)
+        for method_ in methods_of(type(obj)).values()
+    }
 
 
 def _name_for(obj: object) -> str:

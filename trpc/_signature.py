@@ -75,6 +75,8 @@ class Signature:
             :meth:`with_text_keys`.
         returns_typed_keys: the same of the result.
         convert_result: makes of a plain result what ``returns`` says; None if that is anything.
+        parameters: without ``self``.
+        written: their hints as they are written, where there are any.
     """
 
     def __init__(
@@ -88,15 +90,16 @@ class Signature:
         # With self: to bind it as well keeps a keyword argument of that name from taking its place.
         self._signature = inspect.signature(function)
         self._self, *parameters = self._signature.parameters.values()
-        hints = _hints(hinted or function, method)
+        self.parameters = parameters
+        self.written = hints = _hints(hinted or function, method)
         self._method = method
         self._hints = {parameter.name: _hint(hints, parameter.name) for parameter in parameters}
         self.returns: Any = _item_hint(hints.get("return", Any)) if is_stream else _hint(hints, "return")
         for name, hint in self._hints.items():
-            _check(hint if (item := _stream_hint(hint)) is None else item[0], f"parameter {name!r}", method)
+            _check(hint if (item := stream_hint(hint)) is None else item[0], f"parameter {name!r}", method)
         _check(self.returns, "the result", method)
         self._streams = {
-            name: _stream_of(*item) for name, hint in self._hints.items() if (item := _stream_hint(hint)) is not None
+            name: _stream_of(*item) for name, hint in self._hints.items() if (item := stream_hint(hint)) is not None
         }
         self.has_streams = bool(self._streams)
         # They are not converted with the others, but item by item.
@@ -261,7 +264,7 @@ def _item_hint(hint: Any) -> Any:
     return _plain((*get_args(hint), Any)[0])
 
 
-def _stream_hint(hint: Any) -> tuple[Any, bool] | None:
+def stream_hint(hint: Any) -> tuple[Any, bool] | None:
     """The hint of an item and whether there may be None instead, if it is the hint of an argument that is a stream."""
     is_optional = False
     if get_origin(hint) in {Union, types.UnionType}:

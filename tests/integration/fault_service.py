@@ -33,9 +33,9 @@ async def serve(limits: trpc.Limits) -> None:
 
 
 async def read(url: str) -> None:
-    async def again_and_again(*, says: bool) -> None:
+    async def again_and_again(mib: int, *, says: bool) -> None:
         while True:
-            await faulty.blob(8 * 1024 * 1024)
+            await faulty.blob(mib * 1024 * 1024)
             if says:
                 # The others are under way at any time from now on.
                 print("reading", flush=True)
@@ -43,8 +43,9 @@ async def read(url: str) -> None:
 
     async with trpc.connect(url) as client, trio.open_nursery() as nursery:
         faulty = client.proxy(Faulty)
-        for says in (False, False, True):
-            nursery.start_soon(lambda says=says: again_and_again(says=says))
+        # Of sizes that do not end together: at any time more is to come than the kernel takes without a reader.
+        for mib in (5, 7, 8, 11, 13, 15):
+            nursery.start_soon(lambda mib=mib: again_and_again(mib, says=mib == 15))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,29 @@ FUNCTIONS = {
     "serve_unix",
     "service",
 }
-CLASSES = {"Call", "CallInfo", "Client", "ConnectionInfo", "CurrentCall", "Limits", "Peer", "Server", "UnixPeer"}
+CLASSES = {
+    "Call",
+    "CallInfo",
+    "Client",
+    "ConnectionInfo",
+    "CurrentCall",
+    "Limits",
+    "Peer",
+    "Reflection",
+    "Server",
+    "UnixPeer",
+}
+# What the reflection gives: plain data.
+DATA = {
+    "Activity",
+    "CallActivity",
+    "ConnectionActivity",
+    "FieldInfo",
+    "MethodInfo",
+    "ParameterInfo",
+    "ServiceInfo",
+    "TypeInfo",
+}
 # They have none of their own.
 ALIASES = {"Interceptor", "Proceed"}
 
@@ -56,12 +78,12 @@ def test_all_is_what_is_public():
 
 
 def test_all_has_the_names_of_the_contract():
-    assert set(trpc.__all__) >= ERRORS | FUNCTIONS | CLASSES | ALIASES
+    assert set(trpc.__all__) >= ERRORS | FUNCTIONS | CLASSES | DATA | ALIASES
 
 
 def test_modules_that_are_not_private_are_meant_for_users():
     modules = {name for name, value in vars(trpc).items() if isinstance(value, types.ModuleType)}
-    assert {name for name in modules if not name.startswith("_")} <= {"testing"}
+    assert {name for name in modules if not name.startswith(("_", "@"))} <= {"testing"}
 
 
 @pytest.mark.parametrize("name", sorted(ERRORS))

@@ -1,0 +1,129 @@
+"""What a server says of its services."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterable, AsyncIterator
+
+import trio
+from support import connected
+
+import trpc
+from trpc._descriptions import describe
+from trpc._service import table_of
+
+
+def deprecated(message):
+    """As PEP 702's, which Python 3.13 has."""
+
+    def mark(function):
+        @functools.wraps(function)
+        def warns(*args, **kwargs):
+            raise AssertionError("what warns is for callers in this process")
+
+        warns.__deprecated__ = message
+        return warns
+
+    return mark
+
+
+class Interface:
+    """What it is for."""
+
+    @trpc.method
+    async def ask(self, question: str) -> str:
+        """Answers."""
+        raise NotImplementedError
+
+
+class Oracle(Interface):
+    async def ask(self, question: str) -> str:
+        return question
+
+    @deprecated("use ask")
+    @trpc.method
+    async def old(self) -> None:
+        """Was there before.
+
+        It still is.
+        """
+
+    @trpc.method(in_thread=True, idempotent=True)
+    def many(self, a, /, b: int, *rest: float, c: str = "x", d: object = None, **more: bool):
+        return None
+
+    @trpc.method
+    async def listen(
+        self, words: AsyncIterable[str], more: trio.abc.ReceiveChannel[int] | None = None
+    ) -> AsyncIterator[list[str]]:
+        async for word in words:
+            yield [word]
+
+
+def described(service, **named):
+    return describe(table_of(named or service))
+
+
+def test_service():
+    (service,) = described(Oracle())
+    assert (service["name"], service["doc"], service["types"]) == ("Interface", "", [])
+    assert [method["name"] for method in service["methods"]] == ["ask", "old", "many", "listen"]
+
+
+def method(name):
+    (service,) = described(Oracle())
+    return next(method for method in service["methods"] if method["name"] == name)
+
+
+def test_an_override_has_the_docstring_of_what_it_overrides():
+    assert method("ask") == {
+        "name": "ask",
+        "doc": "Answers.",
+        "parameters": [{"name": "question", "kind": "any", "type": "str", "is_stream": False}],
+        "returns": "str",
+        "is_stream": False,
+        "in_thread": False,
+        "idempotent": False,
+        "deprecated": None,
+    }
+
+
+def test_deprecated():
+    old = method("old")
+    assert old["deprecated"] == "use ask"
+    assert old["doc"] == "Was there before.\n\nIt still is."
+    assert old["returns"] == "None"
+
+
+async def test_what_is_deprecated_is_called_without_a_warning():
+    async with connected(Oracle()) as (client, _):
+        assert await client.call("Interface.old") is None
+        assert await client.proxy(Oracle).old() is None
+
+
+def test_all_kinds_of_parameters():
+    many = method("many")
+    assert [(p["name"], p["kind"], p["type"], p.get("default")) for p in many["parameters"]] == [
+        ("a", "positional", "Any", None),
+        ("b", "any", "int", None),
+        ("rest", "*", "float", None),
+        ("c", "keyword", "str", "'x'"),
+        ("d", "keyword", "Any", "None"),
+        ("more", "**", "bool", None),
+    ]
+    assert (many["returns"], many["in_thread"], many["idempotent"], many["doc"]) == ("Any", True, True, "")
+
+
+def test_streams():
+    listen = method("listen")
+    assert [(p["type"], p["is_stream"]) for p in listen["parameters"]] == [
+        ("AsyncIterable[str]", True),
+        ("AsyncIterable[int] | None", True),
+    ]
+    assert (listen["returns"], listen["is_stream"]) == ("AsyncIterator[list[str]]", True)
+
+
+def test_services_keep_their_order_and_names():
+    services = described(None, **{"b.c": Oracle(), "a": Oracle()})
+    assert [service["name"] for service in services] == ["b.c", "a"]
+    assert [len(service["methods"]) for service in services] == [4, 4]
