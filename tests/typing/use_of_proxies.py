@@ -439,6 +439,19 @@ async def stopping(server: trpc.Server) -> None:
     await server.drain("2")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
+async def reflection(client: trpc.Client) -> None:
+    proxy = client.proxy(trpc.Reflection)
+    for service in await proxy.services():
+        assert_type(service, trpc.ServiceInfo)
+        assert_type(service["methods"][0]["parameters"][0]["type"], str)
+        assert_type(service["types"][0]["fields"], list[trpc.FieldInfo])
+    activity = await proxy.activity(most=1)
+    assert_type(activity["busiest"][0]["calls"], list[trpc.CallActivity])
+    activity["busy"]  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
+    await proxy.activity("all")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await trpc.serve_tcp(Calculator(2), 0, reflection="yes")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
 async def serving() -> None:
     async with trio.open_nursery() as nursery:
         server: trpc.Server = await nursery.start(trpc.serve_tcp, Calculator(2), 0)
