@@ -1,6 +1,7 @@
 """Draws the results: ``python -m tests.benchmarks.charts RESULTS.json CHART.svg [sequential|flight|echo|stream ...]``.
 
-Plain SVG, with a transparent background and in tones between light and dark, so that it can be read on both.
+Plain SVG with a background of its own, light or dark as the reader's system is, so that it can be read on any page; and
+narrow, so that it can be read on a telephone.
 """
 
 from __future__ import annotations
@@ -18,17 +19,27 @@ from . import figures
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WIDTH = 760
-LABELS = 210
-BARS = 440
-ROW = 26
-BAR = 16
-LINE = 15
-FOOTER_CHARACTERS = 125
+WIDTH = 480
+SHOWN = 620
+"""How wide it is on a screen that has the room."""
+MARGIN = 14
+LABELS = 190
+BARS = 226
+ROW = 24
+BAR = 15
+LINE = 14
+FOOTER_CHARACTERS = 84
 
-TEXT = "#7b828c"
-OURS = "#3f8fd4"
-THEIRS = "#8b95a5"
+STYLE = """
+svg { --card: #ffffff; --edge: #d0d7de; --text: #1f2328; --soft: #57606a; --ours: #0b62c4; --theirs: #9aa4af;
+  --floor: #d6dbe1; }
+@media (prefers-color-scheme: dark) { svg { --card: #14181d; --edge: #363d46; --text: #e6edf3; --soft: #a3adb8;
+  --ours: #4a9df0; --theirs: #6b7682; --floor: #3a424c; } }
+text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: var(--text); }
+.card { fill: var(--card); stroke: var(--edge); } .title { font-size: 15px; font-weight: 700; } .ours { font-weight: 700; }
+.soft { fill: var(--soft); font-size: 12px; } .foot { fill: var(--soft); font-size: 10.5px; } .label { text-anchor: end; }
+rect.ours { fill: var(--ours); } rect.theirs { fill: var(--theirs); } rect.floor { fill: var(--floor); }
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,65 +96,65 @@ def footer(results: dict, keys: Sequence[str]) -> list[str]:
     """When, on what, and with which versions."""
     machine = results["machine"]
     # The baselines' versions are those of Python and Trio, which are said anyway.
-    named = [results["contestants"][key] for key in keys]
+    named = [results["contestants"][key] for key in dict.fromkeys(keys)]
     versions = [f"{c['name']} {c['version']}" for c in named if c["peer"] or c["name"] == "trpc"]
     versions += [f"{name} {version}" for name, version in machine["packages"].items()]
     text = f"{results['date']}; {machine['cores']} x {machine['cpu']}; {machine['python']}; {', '.join(versions)}"
     return textwrap.wrap(text, FOOTER_CHARACTERS)
 
 
-def draw(chart: Chart, results: dict, top: float) -> tuple[list[str], float]:
+def draw(chart: Chart, bars: Sequence[Row], reference: str, results: dict, top: float) -> tuple[list[str], float]:
     """The elements of one chart that begins at ``top``, and where it ends."""
-    bars, reference = rows(chart, results)
-    y = top + 22
-    parts = [_text(0, y, chart.title, size=16, weight="bold")]
+    y = top + 26
+    parts = [_text(MARGIN, y, chart.title, "title")]
     y += 18
     unit = results["calls"][chart.work]["unit"]
     what = f"{unit}s per second" if chart.rates else f"time of one {unit}"
     better = "longer" if chart.rates else "shorter"
-    parts.append(_text(0, y, f"{what}, {reference} = 1; {better} is better"))
-    y += 10
+    parts.append(_text(MARGIN, y, f"{what}, {reference} = 1; {better} is better", "soft"))
+    y += 8
     longest = max((row.value for row in bars), default=1.0)
     for row in bars:
         length = max(1.0, BARS * row.value / longest)
-        ours = row.key == "trpc_"
-        without_rpc = not ours and not results["contestants"][row.key]["peer"]
-        place = f'x="{LABELS}" y="{y + 5:.1f}" width="{length:.1f}" height="{BAR}" rx="2"'
+        whose = "ours" if row.key == "trpc_" else "theirs" if results["contestants"][row.key]["peer"] else "floor"
+        place = f'x="{LABELS}" y="{y + 4:.1f}" width="{length:.1f}" height="{BAR}" rx="2"'
         parts += [
-            _text(LABELS - 8, y + 17, row.name, anchor="end", weight="bold" if ours else "normal"),
-            f'<rect {place} fill="{OURS if ours else THEIRS}" fill-opacity="{0.45 if without_rpc else 1}"/>',
-            _text(LABELS + length + 7, y + 17, _number(row.value), weight="bold" if ours else "normal"),
+            _text(LABELS - 8, y + 16, row.name, f"label {whose}"),
+            f'<rect {place} class="{whose}"/>',
+            _text(LABELS + length + 7, y + 16, _number(row.value), whose),
         ]
         y += ROW
-    y += 4
-    for line in footer(results, [row.key for row in bars]):
-        y += LINE
-        parts.append(_text(0, y, line, size=11))
-    return parts, y + 12
+    return parts, y + 4
 
 
 def picture(names: Sequence[str], results: dict) -> str:
     """The SVG: one chart below the other, of those that were measured."""
-    parts, y = [], 0.0
+    parts, keys, y = [], [], 0.0
     charts = [CHARTS[name] for name in names if results["calls"].get(CHARTS[name].work, {}).get("summary")]
     for chart in charts:
-        more, y = draw(chart, results, y)
+        bars, reference = rows(chart, results)
+        keys += [row.key for row in bars]
+        more, y = draw(chart, bars, reference, results, y)
         parts += more
+    for line in footer(results, keys):
+        y += LINE
+        parts.append(_text(MARGIN, y, line, "foot"))
+    y += MARGIN
     title = escape("; ".join(chart.title for chart in charts))
     head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y:.0f}" width="{WIDTH}" height="{y:.0f}" '
-        f'role="img" font-family="system-ui, sans-serif" fill="{TEXT}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y:.0f}" width="{SHOWN}"'
+        f' height="{y * SHOWN / WIDTH:.0f}" role="img">'
     )
-    return "\n".join([head, f"<title>{title}</title>", *parts, "</svg>", ""])
+    card = f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{y - 1:.0f}" rx="10" class="card"/>'
+    return "\n".join([head, f"<title>{title}</title>", f"<style>{STYLE}</style>", card, *parts, "</svg>", ""])
 
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def _text(x: float, y: float, text: str, *, size: int = 13, weight: str = "normal", anchor: str = "start") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}"'
-    return f"<text {place}>{escape(text)}</text>"
+def _text(x: float, y: float, text: str, style: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}">{escape(text)}</text>'
 
 
 def main() -> None:
