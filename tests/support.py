@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 import trpc
+import trpc.testing
 from trpc import _codec, _outbox, _outgoing, _outgoing_stream
 from trpc._frames import PREAMBLE, Data, Frame, FrameReader, encode_frame
 from trpc._messages import Hello, Kind, encode_request
@@ -16,17 +17,11 @@ from trpc._messages import Hello, Kind, encode_request
 
 @contextlib.asynccontextmanager
 async def connected(services, *, serve=None, **options):
-    """A client and its server in this process, over a memory stream: ``async with ... as (client, server)``."""
-    async with trio.open_nursery() as nursery:
-        ours, theirs = trio.testing.memory_stream_pair()
-
-        async def start(task_status):
-            await trpc.serve_stream(services, theirs, task_status=task_status, **(serve or {}))
-
-        server = await nursery.start(start)
-        async with trpc.connect_stream(ours, **options) as client:
-            yield client, server
-        nursery.cancel_scope.cancel()
+    """A client and its server in this process, in memory: ``async with ... as (client, server)``."""
+    serving = trpc.testing.serving(services, **(serve or {}))
+    # What is raised comes in a group, as out of the nursery that a server is started in.
+    async with trio.open_nursery(), serving as memory, memory.connect(**options) as client:
+        yield client, memory.server
 
 
 def connection_of(client):

@@ -1,8 +1,8 @@
 """The tests of this folder run over both transports: the one over any Trio stream, and the one over sockets.
 
-A test is written with ``trio.testing.memory_stream_pair``, and gets a real socket pair from it the second time. The
-kernel delivers between the two ends at once, so that a MockClock sees no difference. What is made for one of them
-alone says so: ``@pytest.mark.transports("memory", reason=...)``.
+A test is written with ``trio.testing.memory_stream_pair``, or with ``trpc.testing.Link``, and gets a real socket pair from
+it the second time. The kernel delivers between the two ends at once, so that a MockClock sees no difference. What is made
+for one of them alone says so: ``@pytest.mark.transports("memory", reason=...)``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import pytest
 import trio
 import trio.testing
 from semantics.ways import Ways
+
+import trpc.testing
+from trpc.testing import Faults
 
 TRANSPORTS = ("memory", "socket")
 
@@ -43,7 +46,12 @@ def transport(request, monkeypatch):
             end.setblocking(False)
         return tuple(trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in pair)
 
+    def streams_of_link(link):
+        assert link.there.faults == link.back.faults == Faults(), "sockets have no faults: this is for memory alone"
+        return socket_stream_pair()
+
     monkeypatch.setattr(trio.testing, "memory_stream_pair", socket_stream_pair)
+    monkeypatch.setattr(trpc.testing.Link, "streams", streams_of_link)
     yield request.param
     # As with a memory stream, a test need not close the peer's end.
     for end in sockets:

@@ -12,7 +12,6 @@ import trio
 import trio.testing
 from injection import EVERY, AtStep, in_order
 from semantics.peers import Listener
-from simulation.faulty_stream import faulty_stream_pair
 from simulation.watching import recorded
 from support import assert_nothing_left, open_generators, settle
 
@@ -145,14 +144,14 @@ class Scene:
         self.listens.set()
         self.stopped.set()
 
-    async def client(self, play, name="client", *, faults=None, **options):
+    async def client(self, play, name="client", *, link=None, **options):
         """Plays something with a client; nothing if the server is gone."""
         with self.scope(name):
             try:
-                if faults is None:
+                if link is None:
                     stream = await self.listener.connect()
                 else:
-                    stream, theirs = faulty_stream_pair(1, there=faults)
+                    stream, theirs = link.streams()
                     await self.listener._give.send(theirs)
                 connecting = trpc.connect_stream(stream, service=Own(self), **options)
                 async with connecting as client:

@@ -14,12 +14,12 @@ import trio
 import trio.testing
 from certificates import client_context, server_context
 from semantics.points import Scene, Service, run_at_every_step
-from simulation.faulty_stream import Faults
-from support import RawPeer, connection_of, joined, settle
+from support import RawPeer, joined, settle
 
 import trpc
 from trpc._frames import encode_frame
 from trpc._messages import Kind, encode_request
+from trpc.testing import Faults, Link
 
 TOKEN = "secret"  # noqa: S105
 
@@ -121,11 +121,11 @@ SHORT = trpc.Limits(
 )
 
 
-async def alone(scene, play, *, faults=None, client_options=None, **options):
+async def alone(scene, play, *, link=None, client_options=None, **options):
     """A server with one client."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: scene.serve(**options))
-        await scene.client(play, faults=faults, **(client_options or {}))
+        await scene.client(play, link=link, **(client_options or {}))
         await scene.listens.wait()
         scene.scopes["server"].cancel()
 
@@ -152,8 +152,9 @@ async def kept_alive(scene):
 async def silent(scene, how):
     """One side, or both, hears nothing any more while calls are in flight."""
 
+    link = Link(there=Faults(bandwidth=4000))
+
     async def play(scene, client):
-        stream = connection_of(client)._transport._stream
         async with trio.open_nursery() as nursery:
             for key in ("a", "b"):
                 nursery.start_soon(scene.call, key, client.call, "Service.wait", key, 100)
@@ -161,10 +162,10 @@ async def silent(scene, how):
             # It is on its way for a second, in fragments.
             nursery.start_soon(scene.call, "blob", client.call, "Service.blob", "blob", bytes(4000))
             await trio.sleep(0.25)
-            {"up": stream.sending, "down": stream.receiving, "both": stream}[how].stall()
+            {"up": link.there, "down": link.back, "both": link}[how].stall()
         await scene.call("late", client.call, "Service.plain", "late")
 
-    await alone(scene, play, faults=Faults(bandwidth=4000), client_options={"limits": SHORT}, limits=SHORT)
+    await alone(scene, play, link=link, client_options={"limits": SHORT}, limits=SHORT)
     if scene.happened is None:
         assert all(isinstance(scene.outcomes[key], trpc.RPCError) for key in ("a", "b", "late"))
 

@@ -6,8 +6,8 @@ import dataclasses
 import math
 
 import trpc
+from trpc.testing import Faults
 
-from .faulty_stream import Faults
 from .links import LIMITS, LONG, TIMEOUTS
 
 

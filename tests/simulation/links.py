@@ -8,6 +8,7 @@ import math
 import trio
 
 import trpc
+import trpc.testing
 
 # More than any handler takes.
 LONG = 500
@@ -76,7 +77,8 @@ class Link:
 
     Attributes:
         number: its place in ``World.links``.
-        ours, theirs: the streams of the client and of the server.
+        line: what is between the client and the server.
+        ours, theirs: their streams.
         generation: the server.
         is_cut: whether it was made to break, or may have.
         is_left: whether the client is closed while it is used.
@@ -86,6 +88,7 @@ class Link:
     """
 
     number: int
+    line: trpc.testing.Link
     ours: object
     theirs: object
     generation: Generation

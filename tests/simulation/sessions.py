@@ -14,9 +14,9 @@ from support import assert_nothing_left, connection_of, cut_into, open_generator
 import trpc
 from trpc._frames import CONTINUED, MORE, FrameReader
 from trpc._messages import Kind
+from trpc.testing import Faults, Link
 
 from .deterministic import deterministic
-from .faulty_stream import Faults, faulty_stream_pair
 from .watching import recorded
 
 HANGS = 1_000
@@ -272,9 +272,10 @@ def play(session, *, there=None, back=None, seed=0):
 
     async def main():
         living = trio.lowlevel.current_statistics().tasks_living
-        ours, theirs = faulty_stream_pair(seed, there=there, back=back)
-        ours.sending.on_sent = sent["up"].extend
-        ours.receiving.on_sent = sent["down"].extend
+        link = Link(seed, there=there or Faults(), back=back or Faults())
+        link.there.on_sent = sent["up"].extend
+        link.back.on_sent = sent["down"].extend
+        ours, theirs = link.streams()
         connections = []
         with trio.fail_after(HANGS):
             async with trio.open_nursery() as nursery:

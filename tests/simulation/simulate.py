@@ -16,11 +16,11 @@ import trio.testing
 from support import assert_nothing_left, connection_of, cut_into, open_generators, settle
 
 import trpc
-from trpc import _connection
+from trpc import _connection, testing
+from trpc.testing import Faults
 
 from .choices import Choices
 from .deterministic import deterministic
-from .faulty_stream import Faults, faulty_stream_pair
 from .guards import Guards
 from .judge import Judge
 from .links import Generation, Link, Listener
@@ -114,16 +114,17 @@ class World(Choices):
         while True:
             await self.listens.wait()
             there, back = faults()
-            ours, theirs = faulty_stream_pair(self.rng, there=there, back=back, half_closeable=self.rng.random() < 0.7)
+            line = testing.Link(self.rng, there=there, back=back, half_closeable=self.rng.random() < 0.7)
+            ours, theirs = line.streams()
             generation = self.generation
-            link = Link(len(self.links), ours, theirs, generation, self._limits(), self.server_limits)
+            link = Link(len(self.links), line, ours, theirs, generation, self._limits(), self.server_limits)
             link.is_cut = there.cut_after is not None or back.cut_after is not None
             link.has_timeouts = self.has_timeouts
             link.token = self.guards.token(is_right=is_last_try)
             link.is_refused = self.authenticates and not self.guards.is_right(link.token)
             self.links.append(link)
-            ours.sending.on_received = functools.partial(self._travelled, f"{link.name} up")
-            ours.receiving.on_received = functools.partial(self._travelled, f"{link.name} down")
+            line.there.on_received = functools.partial(self._travelled, f"{link.name} up")
+            line.back.on_received = functools.partial(self._travelled, f"{link.name} down")
             self.event(f"{link.name}: {there} {back}")
             try:
                 await generation.listener.connect(theirs)
@@ -250,25 +251,25 @@ class World(Choices):
             if not self.links:
                 continue
             link = rng.choice(self.links[-6:])
-            side = rng.choice([link.ours, link.theirs])
+            direction = rng.choice([link.line.there, link.line.back])
             seconds = rng.choice([0.01, 0.3, 3, 30, math.inf])
             what = rng.choice(["stall both", "stall one", "stall one", "reset", "end"])
-            self.event(f"{link.name}: {what}, {seconds}, {'ours' if side is link.ours else 'theirs'}")
+            self.event(f"{link.name}: {what}, {seconds}, {'there' if direction is link.line.there else 'back'}")
             link.is_cut = link.is_cut or seconds > 0.3 or what in {"reset", "end"}
             match what:
                 case "stall both":
-                    side.stall(seconds)
+                    link.line.stall(seconds)
                 case "stall one":
-                    side.sending.stall(seconds)
+                    direction.stall(seconds)
                 case "reset":
-                    side.reset()
+                    link.line.reset()
                 case "end":
-                    side.sending.end()
+                    direction.cut("eof")
 
     def heal(self):
         self.event("heal")
         for link in self.links:
-            link.ours.heal()
+            link.line.heal()
         self.healed.set()
 
     # --- from the beginning to the end ---
@@ -310,7 +311,7 @@ class World(Choices):
             await trio.sleep(1)
         # What is on its way arrives. Not a time at which a ping is sent.
         for link in self.links:
-            link.ours.heal()
+            link.line.heal()
         await trio.sleep(20.0123)
         assert_nothing_left(*self.connections)
 

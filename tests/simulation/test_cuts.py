@@ -11,8 +11,8 @@ import pytest
 
 import trpc
 from trpc._messages import Kind, decode_request
+from trpc.testing import Faults
 
-from .faulty_stream import Faults
 from .sessions import ALL, SMALL, TERMINAL, faults_of_lines, messages_of, play, same
 
 WAYS = [(direction, cut) for direction in ("up", "down") for cut in ("eof", "reset")]

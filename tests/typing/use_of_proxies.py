@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 import trpc
+from trpc.testing import Connect, Faults, Link, RecordedCall, Recorder, connected, expected, serving
 
 
 class Calculator:
@@ -452,7 +453,25 @@ async def reflection(client: trpc.Client) -> None:
     await trpc.serve_tcp(Calculator(2), 0, reflection="yes")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
-async def serving() -> None:
+async def in_memory(trpc_connect: Connect) -> None:
+    recorder = Recorder()
+    link = Link(7, there=Faults(latency=0.1, drop=range(3, 5)), back=Faults(cut="eof", cut_after=3))
+    link.there.faults = Faults()
+    limits = trpc.Limits(max_calls=1)
+    async with connected(Calculator(2), link=link, recorder=recorder, serve={"limits": limits}, token="t") as client:
+        assert_type(client, trpc.Client)
+    async with serving([Calculator(2)], authorize=lambda peer, method: True) as memory, memory.connect() as other:
+        assert_type(other, trpc.Client)
+        assert_type(memory.server, trpc.Server)
+    assert_type(await trpc_connect(Calculator(2), cancel_grace=0), trpc.Client)
+    assert_type(recorder.assert_called("Calculator.add", 1, b=2), RecordedCall)
+    recorder.assert_calls(["Calculator.add", expected("Calculator.add", 1, 2)], any_order=True)
+    connected(Calculator(2), tokn="t")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    connected(Calculator(2), serve={"limit": 3})  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    Faults(cut="off")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+async def started() -> None:
     async with trio.open_nursery() as nursery:
         server: trpc.Server = await nursery.start(trpc.serve_tcp, Calculator(2), 0)
         assert_type(server.url, str)

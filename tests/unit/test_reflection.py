@@ -209,7 +209,7 @@ async def test_activity(autojump_clock):
                 "calls": 2,
                 "busiest": [
                     {
-                        "peer": "StapledStream",
+                        "peer": "MemoryStream",
                         "pid": None,
                         "age": pytest.approx(5),
                         "in_flight": 2,

@@ -1,4 +1,4 @@
-"""The faulty stream itself: without faults it is a stream as Trio wants one, and each fault does what it says."""
+"""The streams in memory: without faults they are as Trio wants them, and each fault does to bytes what it says."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import trio
 import trio.testing
 
-from .faulty_stream import Faults, faulty_stream_pair
+from trpc.testing import Faults, Link
 
 # Trio's checks send until they hear that the other end is closed. If that takes time, it never passes on this clock.
 PLAIN = {"plain": Faults(), "slices": Faults(slices=5_000), "window": Faults(window=1_000)}
 
 
 async def pair_of(**options):
-    return faulty_stream_pair(1, **options)
+    return Link(1, **options).streams()
 
 
 @pytest.mark.parametrize("faults", PLAIN.values(), ids=PLAIN)
@@ -38,7 +38,8 @@ async def test_it_is_a_stream_that_blocks(autojump_clock):
 
 async def test_the_same_seed_does_the_same(autojump_clock):
     async def times():
-        ours, theirs = faulty_stream_pair(7, there=Faults(slices=5, latency=1, jitter=1))
+        link = Link(7, there=Faults(slices=5, latency=1, jitter=1))
+        ours, theirs = link.streams()
         for _ in range(3):
             await ours.send_all(b"0123456789")
         await ours.send_eof()
@@ -55,7 +56,8 @@ async def test_the_same_seed_does_the_same(autojump_clock):
 
 
 async def test_bandwidth(autojump_clock):
-    ours, theirs = faulty_stream_pair(1, there=Faults(bandwidth=1024, latency=1))
+    link = Link(1, there=Faults(bandwidth=1024, latency=1))
+    ours, theirs = link.streams()
     await ours.send_all(bytes(10 * 1024))
     received = 0
     while received < 10 * 1024:
@@ -66,7 +68,8 @@ async def test_bandwidth(autojump_clock):
 @pytest.mark.parametrize("cut", ["eof", "reset"])
 @pytest.mark.parametrize("after", [0, 1, 5, 10])
 async def test_cut(autojump_clock, cut, after):
-    ours, theirs = faulty_stream_pair(1, there=Faults(cut_after=after, cut=cut))
+    link = Link(1, there=Faults(cut_after=after, cut=cut))
+    ours, theirs = link.streams()
     if after or cut == "eof":
         await ours.send_all(b"01234")
         if after > 5 or cut == "eof":
@@ -87,45 +90,48 @@ async def test_cut(autojump_clock, cut, after):
 
 
 async def test_stall_one_way_and_heal(autojump_clock):
-    ours, theirs = faulty_stream_pair(1)
-    ours.sending.stall(5)
+    link = Link(1)
+    ours, theirs = link.streams()
+    link.there.stall(5)
     await ours.send_all(b"late")
     await theirs.send_all(b"soon")
     assert await ours.receive_some() == b"soon"
     assert trio.current_time() == 0
     assert await theirs.receive_some() == b"late"
     assert trio.current_time() == 5
-    ours.stall()
+    link.stall()
     await ours.send_all(b"healed")
     with trio.move_on_after(1000) as scope:
         await theirs.receive_some()
     assert scope.cancelled_caught
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_heal_later, ours)
+        nursery.start_soon(_heal_later, link)
         assert await theirs.receive_some() == b"healed"
     assert trio.current_time() == 1006
 
 
-async def _heal_later(stream):
+async def _heal_later(link):
     await trio.sleep(1)
-    stream.heal()
+    link.heal()
 
 
 async def test_a_peer_that_leaves_is_not_heard_of_in_a_silence(autojump_clock):
-    ours, theirs = faulty_stream_pair(1, there=Faults(window=10))
-    ours.stall()
+    link = Link(1, there=Faults(window=10))
+    ours, theirs = link.streams()
+    link.stall()
     await ours.send_all(b"0123456789")
     await theirs.aclose()
     with trio.move_on_after(10) as scope:
         await ours.send_all(b"x")
     assert scope.cancelled_caught
-    ours.heal()
+    link.heal()
     with pytest.raises(trio.BrokenResourceError):
         await ours.send_all(b"x")
 
 
 async def test_reset_wakes_who_waits():
-    ours, theirs = faulty_stream_pair(1, there=Faults(window=1))
+    link = Link(1, there=Faults(window=1))
+    ours, theirs = link.streams()
 
     async def fails(function, *args):
         with pytest.raises(trio.BrokenResourceError):
@@ -135,5 +141,5 @@ async def test_reset_wakes_who_waits():
         nursery.start_soon(fails, ours.send_all, b"0123")
         nursery.start_soon(fails, ours.receive_some)
         await trio.testing.wait_all_tasks_blocked()
-        ours.reset()
+        link.reset()
     await fails(theirs.receive_some)
