@@ -21,6 +21,13 @@ async def log_calls(call: Call, proceed: Proceed) -> Any:
     ``Calculator.add from 127.0.0.1:51234: done after 0.4 ms`` on the serving side, ``to`` the peer on the other. At
     DEBUG what has returned, at INFO what was cancelled, at WARNING what has failed or run into its deadline. Of an
     error there is the class and not the text, as arguments, metadata and messages may be secret.
+
+    Args:
+        call: what is logged.
+        proceed: makes the call.
+
+    Raises:
+        BaseException: what the call raises; a cancel is logged, and passes too.
     """
     start = trio.current_time()
     deadline = trio.current_effective_deadline()

@@ -201,7 +201,20 @@ def connect_stream(
 ) -> AbstractAsyncContextManager[Client]:
     """As :func:`connect`, over a stream that is open already, and that it closes at the end.
 
-    With an ``ssl_context`` it speaks TLS; ``server_hostname`` is what the server's certificate has to be for.
+    Args:
+        stream: a connection to a server. It is closed if TLS or what comes after it fails, too.
+        ssl_context: speak TLS over it.
+        server_hostname: what the server's certificate has to be for.
+        token: as for :func:`connect`, like all that follow.
+        service: what the server may call back.
+        interceptors: put around calls.
+        limits: what this side accepts.
+        cancel_grace: seconds that a cancelled call waits for its handler's end.
+
+    Raises:
+        ValueError: an option is wrong, or the ``ssl_context`` and the ``server_hostname`` do not go together.
+        TypeError: as for :func:`connect`.
+        Unavailable: TLS has failed.
     """
     if server_hostname is not None and ssl_context is None:
         raise ValueError("server_hostname is of no use without an ssl_context")

@@ -31,6 +31,9 @@ class Credentials:
     def has_token(self, expected: str) -> bool:
         """Whether the token is this one. How long it takes does not tell how much of it was right.
 
+        Args:
+            expected: the token of somebody who may connect.
+
         Raises:
             ValueError: what is expected is empty, as a setting is that was forgotten.
         """

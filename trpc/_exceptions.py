@@ -100,6 +100,10 @@ def exception(cls: Any = None, /, *, name: str | None = None) -> Any:
     instance's ``args`` and its public attributes; ``__init__`` is not run on arrival. Attributes with a
     type hint on the class are converted to that type.
 
+    Args:
+        cls: the class; left out where a name is given.
+        name: what it is called on the wire.
+
     Raises:
         TypeError: not an exception class, or one that must not be caught by ``except Exception``.
         ValueError: another class has that name, or it is the name of a builtin exception.

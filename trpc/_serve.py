@@ -125,7 +125,7 @@ async def serve_listeners(
     allow_insecure: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """As :func:`serve_tcp`, on listeners that are open already, and that it closes at the end."""
+    """As :func:`serve_tcp`, on ``listeners`` that are open already, and that it closes at the end."""
     shared = Host(
         table_of(services),
         limits,
@@ -151,7 +151,7 @@ async def serve_stream(
     reflection: bool | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves one stream that is open already, until it ends; closes it. Otherwise as :func:`serve_tcp`."""
+    """Serves one ``stream`` that is open already, until it ends; closes it. Otherwise as :func:`serve_tcp`."""
     shared = Host(
         table_of(services),
         limits,

@@ -169,6 +169,10 @@ def service(cls: Any = None, /, *, name: str | None = None) -> Any:
     Without it, a service has the name of its class, or, if bases of the class have methods marked, of the
     topmost of them: the interface.
 
+    Args:
+        cls: the class; left out where a name is given.
+        name: what it is called on the wire.
+
     Raises:
         TypeError: not applied to a class.
         ValueError: the name is empty.
