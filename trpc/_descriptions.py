@@ -139,7 +139,7 @@ def _describe_parameter(parameter: inspect.Parameter, hint: Any, texts: TypeText
 
 def _doc_of_method(cls: type[Any], method: Method) -> str:
     """Its own docstring, or that of what it overrides."""
-    attributes = (vars(base).get(method.name) for base in cls.__mro__)
+    attributes = (vars(base)[method.name] for base in cls.__mro__ if method.name in vars(base))
     docs = (inspect.cleandoc(doc) for attribute in attributes if (doc := getattr(attribute, "__doc__", None)))
     return next(docs, "")
 

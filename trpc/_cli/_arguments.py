@@ -1,0 +1,146 @@
+"""The arguments of a call, from those on the command line."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from ._exits import CommandError
+from ._input import chunks_of, lines_of, whole_of
+from ._text import one_line
+from ._values import BadValueError, bytes_value_of, json_value_of, takes_bytes, value_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ._binding import Bound, Given
+    from ._types import Types
+
+# Characters of a value in a message.
+_MAX_SHOWN: Final = 60
+
+
+class Source(NamedTuple):
+    """Where a value comes from, if not from the command line: a file, or standard input if the path is None."""
+
+    path: str | None
+
+
+class ItemsFrom(NamedTuple):
+    """A stream argument whose items are the lines of a file."""
+
+    source: Source
+    hint: Any
+    shown: str
+
+
+class Items(NamedTuple):
+    """A stream argument whose items were on the command line."""
+
+    values: list[object]
+
+
+class Arguments(NamedTuple):
+    """What a call is made with. Streams are in it as what they are made from: see :meth:`opened`."""
+
+    args: list[object]
+    kwargs: dict[str, object]
+    mistakes: list[CommandError]
+    """Items of streams that could not be sent. They make the call fail."""
+
+    def opened(self) -> tuple[list[object], dict[str, object]]:
+        """The same, with new streams, for one call."""
+        return [self._open(value) for value in self.args], {
+            name: self._open(value) for name, value in self.kwargs.items()
+        }
+
+    def _open(self, value: object) -> object:
+        if isinstance(value, ItemsFrom):
+            return _read_items(value, self.mistakes)
+        if isinstance(value, Items):
+            return _given_items(value.values)
+        return value
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether a stream in it is read while the call goes on, and so cannot be read twice."""
+        return any(isinstance(value, ItemsFrom) for value in (*self.args, *self.kwargs.values()))
+
+
+async def arguments_of(bound: Bound, types: Types) -> Arguments:
+    """Converts them, and reads files and standard input, except for streams.
+
+    Raises:
+        CommandError: one cannot be converted, or a file not be read. The message names it.
+    """
+    stdin = [given.shown for given in (*bound.args, *bound.kwargs.values()) if given.text == "-" and not given.is_json]
+    if len(stdin) > 1:
+        raise CommandError(f"standard input is for one argument, not for {' and '.join(map(repr, stdin))}")
+    return Arguments(
+        [await _value(given, types) for given in bound.args],
+        {name: await _value(given, types) for name, given in bound.kwargs.items()},
+        [],
+    )
+
+
+async def _value(given: Given, types: Types) -> object:
+    hint = types.of(given.parameter["type"])
+    source = None if given.is_json else _source_of(given.text)
+    try:
+        if given.parameter["is_stream"]:
+            # Not the case of a stream that may be None, and is.
+            return ItemsFrom(source, hint, given.shown) if source else _items(given, hint)
+        if source is not None:
+            return bytes_value_of(await whole_of(source.path), hint)
+        if given.is_json:
+            return json_value_of(given.text, hint)
+        return value_of(_unescaped(given.text), hint)
+    except BadValueError as exc:
+        raise _refused(given.shown, given.text, exc) from None
+
+
+def _items(given: Given, hint: Any) -> Items | None:
+    if given.text == "null":
+        return None
+    try:
+        return Items(cast("list[object]", json_value_of(given.text, list[hint])))
+    except BadValueError as exc:
+        raise BadValueError(f"a stream is - for the lines of standard input, @FILE, or a JSON list: {exc}") from None
+
+
+def _source_of(text: str) -> Source | None:
+    if text == "-":
+        return Source(None)
+    return Source(text[1:]) if text.startswith("@") and not text.startswith("@@") and len(text) > 1 else None
+
+
+def _unescaped(text: str) -> str:
+    return text[1:] if text.startswith("@@") else text
+
+
+async def _given_items(values: list[object]) -> AsyncGenerator[object, None]:
+    for value in values:
+        yield value
+
+
+async def _read_items(stream: ItemsFrom, mistakes: list[CommandError]) -> AsyncGenerator[object, None]:
+    path = stream.source.path
+    is_binary = takes_bytes(stream.hint)
+    number = 0
+    try:
+        async with aclosing(chunks_of(path) if is_binary else lines_of(path)) as parts:
+            async for part in parts:
+                number += 1
+                try:
+                    yield part if is_binary else bytes_value_of(part, stream.hint)
+                except BadValueError as exc:
+                    raise _refused(f"{stream.shown}, line {number}", part.decode(errors="replace"), exc) from None
+    except CommandError as exc:
+        mistakes.append(exc)
+        raise
+
+
+def _refused(shown: str, text: str, exc: BadValueError) -> CommandError:
+    text = one_line(text)
+    text = text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
+    return CommandError(f"argument {shown}: {exc}: {text!r}")
