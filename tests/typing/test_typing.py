@@ -91,3 +91,12 @@ def test_the_wheel_has_the_marker_and_runs(outside: Path) -> None:
     code = "import trpc, importlib.resources as r; assert (r.files(trpc) / 'py.typed').is_file(); print(trpc.__file__)"
     out = run(outside / "venv/bin/python", "-W", "error", "-c", code, cwd=outside)
     assert str(outside) in out
+
+
+def test_without_the_extra_the_program_says_what_it_needs(outside: Path) -> None:
+    """In the environment that has the built wheel, and none of the extras."""
+    for command in ([outside / "venv/bin/trpc"], [outside / "venv/bin/python", "-m", "trpc"]):
+        done = subprocess.run([*command, "list"], capture_output=True, text=True, check=False, timeout=60)
+        expected = "trpc: the command line needs the extra: pip install 'trio-trpc[cli]'\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    run(outside / "venv/bin/python", "-c", "import trpc.testing", cwd=outside)
