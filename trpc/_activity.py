@@ -20,8 +20,8 @@ class CallInfo:
         peer: who called.
         started: when its request arrived, in ``trio.current_time()`` seconds.
         deadline: when it ends at the latest; ``math.inf`` if there is no bound.
-        state: ``"running"``; or ``"waiting"``: its handler has not begun, as the caller does not read its answers; or
-            ``"cancelling"``: it is cancelled, or its time is over, and its handler has not ended.
+        state: ``"running"``; or ``"waiting"``: its handler has not begun, and if that lasts, it is because the caller does not
+            read its answers; or ``"cancelling"``: it is cancelled, or its time is over, and its handler has not ended.
     """
 
     method: str

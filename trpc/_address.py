@@ -236,6 +236,8 @@ def is_local(sock: trio.socket.SocketType) -> bool:
     """Whether only this machine can reach a socket: it is a Unix socket, or bound to the loopback."""
     if sock.family == socket.AF_UNIX:
         return True
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return False
     address = ipaddress.ip_address(str(sock.getsockname()[0]).partition("%")[0])
     # A socket of both families that is bound to an IPv4 address has it inside of an IPv6 one.
     mapped = getattr(address, "ipv4_mapped", None)

@@ -163,6 +163,10 @@ class Connection(Reader):
         """The calls that the peer has in flight."""
         return self._dispatcher.calls
 
+    def oldest_calls(self, most: int, *, besides: str) -> tuple[int, list[CallInfo]]:
+        """How many calls the peer has in flight, and the oldest of them; without those whose names begin like that."""
+        return self._dispatcher.oldest_calls(most, besides=besides)
+
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
         """Lives as long as the connection. Raises only what a handler raised to end the whole process.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import re
 from typing import TYPE_CHECKING, Any, Final, Literal, NotRequired, TypedDict
 
 from ._signature import stream_hint
-from ._type_texts import TypeInfo, TypeTexts, doc_of, short
+from ._type_texts import TypeInfo, TypeTexts, doc_of, short, shown_doc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ._service import BoundMethod, Method
 
@@ -75,6 +77,7 @@ class ServiceInfo(TypedDict):
     types: list[TypeInfo]
 
 
+_NAME: Final = re.compile(r"[^\W\d]\w*")
 _Kind = Literal["positional", "any", "keyword", "*", "**"]
 _KINDS: Final[Mapping[Any, _Kind]] = {
     inspect.Parameter.POSITIONAL_ONLY: "positional",
@@ -96,17 +99,52 @@ def describe(table: Mapping[str, BoundMethod]) -> list[ServiceInfo]:
 def _describe_service(name: str, methods: Sequence[BoundMethod]) -> ServiceInfo:
     # The service's own name is taken, so that a program can have all of them side by side.
     texts = TypeTexts(taken={name})
-    cls: type[Any] = type(methods[0].call.__self__)  # type: ignore[attr-defined]  # they are bound methods
-    described = [_describe_method(cls, bound.method, texts) for bound in methods]
-    return {"name": name, "doc": doc_of(cls), "methods": described, "types": texts.classes}
+    described = [_describe_method(bound.method, texts) for bound in methods]
+    return {
+        "name": name,
+        "doc": _doc_of_service(methods[0].method.cls),
+        "methods": described,
+        "types": texts.classes,
+    }
 
 
-def _describe_method(cls: type[Any], method: Method, texts: TypeTexts) -> MethodInfo:
+def filtered(services: Sequence[ServiceInfo], allows: Callable[[str], bool]) -> list[ServiceInfo]:
+    """Copies of these, with the methods that somebody may call and the classes that these refer to.
+
+    Args:
+        services: those of :func:`describe`.
+        allows: says of a method's name on the wire whether it may be called.
+    """
+    found: list[ServiceInfo] = []
+    for service in services:
+        methods = [method for method in service["methods"] if allows(f"{service['name']}.{method['name']}")]
+        if methods:
+            types = _types_of(methods, service["types"])
+            # What is kept is not handed out: interceptors may change what they get.
+            part: ServiceInfo = {"name": service["name"], "doc": service["doc"], "methods": methods, "types": types}
+            found.append(copy.deepcopy(part))
+    return found
+
+
+def _types_of(methods: Sequence[MethodInfo], types: Sequence[TypeInfo]) -> list[TypeInfo]:
+    """The classes that these methods refer to, directly or not, in their order."""
+    texts = [text for method in methods for text in (method["returns"], *(p["type"] for p in method["parameters"]))]
+    by_name = {info["name"]: info for info in types}
+    used: set[str] = set()
+    while texts:
+        for name in _NAME.findall(texts.pop()):
+            if name in by_name and name not in used:
+                used.add(name)
+                texts += [field["type"] for field in by_name[name]["fields"]]
+    return [info for info in types if info["name"] in used]
+
+
+def _describe_method(method: Method, texts: TypeTexts) -> MethodInfo:
     signature = method.signature
     returns = texts.text_of(signature.returns)
     return {
         "name": method.name,
-        "doc": _doc_of_method(cls, method),
+        "doc": _doc_of_method(method),
         "parameters": [
             _describe_parameter(parameter, signature.written.get(parameter.name, Any), texts)
             for parameter in signature.parameters
@@ -115,7 +153,7 @@ def _describe_method(cls: type[Any], method: Method, texts: TypeTexts) -> Method
         "is_stream": method.is_stream,
         "in_thread": method.in_thread,
         "idempotent": method.idempotent,
-        "deprecated": _deprecation(cls, method),
+        "deprecated": _deprecation(method),
     }
 
 
@@ -137,13 +175,19 @@ def _describe_parameter(parameter: inspect.Parameter, hint: Any, texts: TypeText
     return info
 
 
-def _doc_of_method(cls: type[Any], method: Method) -> str:
+def _doc_of_service(cls: type[Any]) -> str:
+    """Its own docstring, or that of what it implements."""
+    docs = [doc_of(base) for base in cls.__mro__ if base.__module__ not in {"abc", "builtins", "typing"}]
+    return next(filter(None, docs), "")
+
+
+def _doc_of_method(method: Method) -> str:
     """Its own docstring, or that of what it overrides."""
-    attributes = (vars(base)[method.name] for base in cls.__mro__ if method.name in vars(base))
-    docs = (inspect.cleandoc(doc) for attribute in attributes if (doc := getattr(attribute, "__doc__", None)))
-    return next(docs, "")
+    attributes = [vars(base)[method.name] for base in method.cls.__mro__ if method.name in vars(base)]
+    docs = [shown_doc(getattr(attribute, "__doc__", None)) for attribute in attributes]
+    return next(filter(None, docs), "")
 
 
-def _deprecation(cls: type[Any], method: Method) -> str | None:
-    message: object = getattr(inspect.getattr_static(cls, method.name), "__deprecated__", None)
-    return message if isinstance(message, str) else None
+def _deprecation(method: Method) -> str | None:
+    message: object = getattr(inspect.getattr_static(method.cls, method.name), "__deprecated__", None)
+    return shown_doc(message) if isinstance(message, str) else None

@@ -141,6 +141,11 @@ class Dispatcher(Replies):
         """What is in flight."""
         return [call.info for call in self._calls.values()]
 
+    def oldest_calls(self, most: int, *, besides: str) -> tuple[int, list[CallInfo]]:
+        """How many are in flight, and the oldest of them; without those whose names begin like that."""
+        calls = [call for call in self._calls.values() if not call.method.name.startswith(besides)]
+        return len(calls), [call.info for call in calls[:most]]
+
     # --- what the connection's reader tells ---
 
     def on_request(self, frame: Frame, worker: Worker | None) -> Coroutine[Any, Any, None] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -41,9 +42,10 @@ def warn_if_insecure(listeners: Iterable[trio.abc.Listener[trio.abc.Stream]]) ->
 
 
 def _public_address(listener: trio.abc.Listener[trio.abc.Stream]) -> str | None:
-    if not isinstance(listener, trio.SocketListener) or is_local(listener.socket):
+    # Of other families than these, as between virtual machines, it is not known who can reach them.
+    if not isinstance(listener, trio.SocketListener) or listener.socket.family not in {AF_INET, AF_INET6}:
         return None
-    return str(listener.socket.getsockname()[0])
+    return None if is_local(listener.socket) else str(listener.socket.getsockname()[0])
 
 
 def _level() -> int:

@@ -12,20 +12,23 @@ import trio
 
 from ._authentication import AuthorizedMethods
 from ._context import current_call
-from ._descriptions import ServiceInfo, describe
+from ._descriptions import ServiceInfo, describe, filtered
 from ._service import RESERVED, bound_methods, method, service
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._activity import CallInfo, ConnectionInfo
+    from collections.abc import Collection
+
+    from ._activity import CallInfo
     from ._host import Host
+    from ._peer import Peer
     from ._service import BoundMethod
 
 # Connections in one answer, and calls of each: some 10 MiB at most.
 _MAX_CONNECTIONS: Final = 1000
 _MAX_CALLS: Final = 100
-# Answers that are kept, one for each choice of methods that a peer may call.
-_MAX_KEPT: Final = 16
+# Those that ask are not what a server has to do.
+_OWN: Final = f"{RESERVED}."
 
 
 class CallActivity(TypedDict):
@@ -69,7 +72,6 @@ class Activity(TypedDict):
         version: that of trpc.
         pid: its process.
         age: seconds since it began.
-        is_draining: whether it accepts no more calls.
         connections: how many there are.
         calls: how many are in flight, on all of them.
         busiest: some of the connections: those with the oldest calls first.
@@ -78,7 +80,6 @@ class Activity(TypedDict):
     version: str
     pid: int
     age: float
-    is_draining: bool
     connections: int
     calls: int
     busiest: list[ConnectionActivity]
@@ -114,29 +115,33 @@ class Reflection:
         raise NotImplementedError
 
 
-class Served(Protocol):
-    """What a server tells of its activity."""
+class Busy(Protocol):
+    """What a connection tells of its calls."""
 
     @property
-    def connections(self) -> tuple[ConnectionInfo, ...]:
-        """Those that are open."""
+    def peer(self) -> Peer:
+        """Who is connected."""
         ...
 
     @property
-    def is_draining(self) -> bool:
-        """Whether it accepts no more calls."""
+    def opened(self) -> float:
+        """Since when, in ``trio.current_time()`` seconds."""
+        ...
+
+    def oldest_calls(self, most: int, *, besides: str) -> tuple[int, list[CallInfo]]:
+        """How many are in flight, and the oldest of them; without those whose names begin like that."""
         ...
 
 
-def reflection_methods(host: Host, server: Served, *, is_local: bool) -> dict[str, BoundMethod]:
+def reflection_methods(host: Host, connections: Collection[Busy], *, is_local: bool) -> dict[str, BoundMethod]:
     """The part of a method table by which a server describes itself.
 
     Args:
         host: has the methods that are described.
-        server: tells what it has to do.
+        connections: those that are open at any time.
         is_local: whether nobody but this machine can reach it.
     """
-    methods = bound_methods(RESERVED, _ServerReflection(host, server))
+    methods = bound_methods(RESERVED, _ServerReflection(host, connections))
     if not (is_local or host.authorizes):
         # Who may call a method may know of it; but not of what others do, unless somebody says so.
         del methods[f"{RESERVED}.activity"]
@@ -144,56 +149,54 @@ def reflection_methods(host: Host, server: Served, *, is_local: bool) -> dict[st
 
 
 class _ServerReflection(Reflection):
-    def __init__(self, host: Host, server: Served) -> None:
+    __qualname__ = "Reflection"  # in what is said of wrong arguments
+
+    def __init__(self, host: Host, connections: Collection[Busy]) -> None:
         self._host = host
-        self._server = server
+        self._connections = connections
         self._table = host.table
         self._began = trio.current_time()
-        self._describe = functools.lru_cache(_MAX_KEPT)(self._describe_methods)
+
+    # The same for all, so that a class has the same name for all.
+    @functools.cached_property
+    def _all_services(self) -> list[ServiceInfo]:
+        return describe(self._table)
 
     async def services(self) -> list[ServiceInfo]:
         methods = self._host.methods_for(current_call().peer)
-        names = list(self._table)
-        if isinstance(methods, AuthorizedMethods):
-            names = [name for name in names if methods.allows(name)]
-        return self._describe(tuple(names))
-
-    def _describe_methods(self, names: tuple[str, ...]) -> list[ServiceInfo]:
-        return describe({name: self._table[name] for name in names})
+        allows = methods.allows if isinstance(methods, AuthorizedMethods) else self._table.__contains__
+        return filtered(self._all_services, allows)
 
     async def activity(self, most: int = 100) -> Activity:
         now = trio.current_time()
-        connections = [(connection, _calls_of(connection)) for connection in self._server.connections]
-        busiest = heapq.nsmallest(max(0, min(most, _MAX_CONNECTIONS)), connections, key=_by_age)
+        numbers: list[int] = []
+        # With the beginning of the oldest call, if there is any.
+        by_age: list[tuple[float, float, int, Busy]] = []
+        for connection in self._connections:
+            number, oldest = connection.oldest_calls(1, besides=_OWN)
+            numbers.append(number)
+            started = oldest[0].started if oldest else math.inf
+            by_age.append((started, connection.opened, len(numbers), connection))
+        busiest = heapq.nsmallest(max(0, min(most, _MAX_CONNECTIONS)), by_age)
         return {
             "version": __version__,
             "pid": os.getpid(),
             "age": now - self._began,
-            "is_draining": self._server.is_draining,
-            "connections": len(connections),
-            "calls": sum(len(calls) for _, calls in connections),
-            "busiest": [_describe_connection(connection, calls, now) for connection, calls in busiest],
+            "connections": len(numbers),
+            "calls": sum(numbers),
+            "busiest": [_describe_connection(connection, now) for *_, connection in busiest],
         }
 
 
-def _calls_of(connection: ConnectionInfo) -> list[CallInfo]:
-    """Those of services that are not this one. They are in the order in which they began."""
-    return [call for call in connection.calls if not call.method.startswith(f"{RESERVED}.")]
-
-
-def _by_age(item: tuple[ConnectionInfo, list[CallInfo]]) -> tuple[float, float]:
-    connection, calls = item
-    return calls[0].started if calls else math.inf, connection.opened
-
-
-def _describe_connection(connection: ConnectionInfo, calls: list[CallInfo], now: float) -> ConnectionActivity:
+def _describe_connection(connection: Busy, now: float) -> ConnectionActivity:
     peer = connection.peer
+    in_flight, calls = connection.oldest_calls(_MAX_CALLS, besides=_OWN)
     return {
         "peer": peer.address,
         "pid": None if peer.unix is None else peer.unix.pid,
         "age": now - connection.opened,
-        "in_flight": len(calls),
-        "calls": [_describe_call(call, now) for call in calls[:_MAX_CALLS]],
+        "in_flight": in_flight,
+        "calls": [_describe_call(call, now) for call in calls],
     }
 
 

@@ -51,7 +51,8 @@ async def serve_tcp(
             its calls raise that, and none of them is executed.
         authorize: says what a client may call: a plain function that takes the :class:`Peer` and the name of a method,
             such as ``"Calculator.add"``, and returns True or False. False: the call raises :exc:`Unauthenticated`. It is
-            asked for each call, and also for names of which there is no method.
+            asked for each call, also for names of which there is no method; and for each method, when a client asks which
+            there are.
         interceptors: put around the handler of each call, the first one outermost; see :data:`Interceptor`. They are not
             put around calls back, through ``trpc.current_call().client``.
         limits: what this side accepts.

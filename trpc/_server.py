@@ -60,6 +60,8 @@ class Server:
         self, host: Host, ssl_context: ssl.SSLContext | None = None, *, reflection: bool | None = None
     ) -> None:
         check_context(ssl_context, server_side=True)
+        if reflection is not None and not isinstance(reflection, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"reflection is True, False or None, not {reflection!r}")
         self._host = host
         self._reflection = reflection
         self._handshakes = (
@@ -217,7 +219,10 @@ class Server:
     def _reflect(self, *, is_local: bool) -> None:
         """Has it describe itself, if it is to."""
         if is_local if self._reflection is None else self._reflection:
-            self._host.table = {**self._host.table, **reflection_methods(self._host, self, is_local=is_local)}
+            self._host.table = {
+                **self._host.table,
+                **reflection_methods(self._host, self._connections, is_local=is_local),
+            }
 
     def serve_stream(self, stream: trio.abc.Stream) -> Coroutine[Any, Any, None]:
         """Serves one connection until it ends. A failure in it concerns no other."""

@@ -24,7 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type[Any])
 
-# The service of every server's own.
+# The service of every server's own, and with a dot behind it those that may come.
 RESERVED: Final = "trpc"
 
 _METHOD_MARK: Final = "__trpc_method__"
@@ -195,6 +195,7 @@ class Method(NamedTuple):
     """One callable method of a service class.
 
     Attributes:
+        cls: the class.
         name: its name in the class.
         function: what runs: takes ``self``; a coroutine function if ``is_async``.
         signature: the schema of its arguments and result.
@@ -204,6 +205,7 @@ class Method(NamedTuple):
         idempotent: whether running it twice does no harm.
     """
 
+    cls: type[Any]
     name: str
     function: Callable[..., Any]
     signature: Signature
@@ -260,6 +262,7 @@ def _method_of(cls: type[Any], name: str, options: _Options) -> Method:
     is_stream = returns_stream(function) or returns_stream(hinted)
     is_async = is_stream or inspect.iscoroutinefunction(function)
     return Method(
+        cls=cls,
         name=name,
         function=function,
         signature=Signature(function, where, hinted=hinted, is_stream=is_stream),
@@ -347,8 +350,8 @@ def table_of(services: Services) -> dict[str, BoundMethod]:
                 f"two services have the name {name!r}: give one another with @trpc.service(name=...),"
                 " or serve a mapping of names to objects"
             )
-        if name == RESERVED:
-            raise ValueError(f"the name {name!r} is that of the service by which a server describes itself")
+        if name.partition(".")[0] == RESERVED:
+            raise ValueError(f"the name {name!r} is kept for the service by which a server describes itself")
         seen.add(name)
         _check_object(obj)
         table |= bound_methods(name, obj)

@@ -59,6 +59,8 @@ class TypeInfo(TypedDict):
 
 # Characters of a default that is shown.
 _MAX_DEFAULT: Final = 80
+# And of a docstring.
+_MAX_DOC: Final = 10_000
 _BASES: Final = (enum.IntFlag, enum.Flag, enum.StrEnum, enum.IntEnum)
 
 _NAMES: Final[Mapping[type, str]] = {
@@ -208,22 +210,37 @@ def _default_of(field: types.Field) -> str:
     if field.default is not msgspec.NODEFAULT:
         return short(field.default)
     # Others may run anything.
-    return {list: "[]", dict: "{}"}.get(field.default_factory, "...")
+    factory: object = field.default_factory
+    return "[]" if factory is list else "{}" if factory is dict else "..."
 
 
 def short(value: object) -> str:
     """A default as Python source, or ``"..."`` if it has none that is short."""
-    is_plain = value is None or type(value) in {bool, int, str, bytes}
-    is_plain = is_plain or (type(value) in {list, dict, tuple, set} and not value)
-    if is_plain or (type(value) is float and math.isfinite(value)):
-        text = repr(value)
-        return text if len(text) <= _MAX_DEFAULT else "..."
-    return "..."
+    # By identity: a class may be no key of a set.
+    kind = type(value)
+    if value is None or kind is bool:
+        return repr(value)
+    is_plain = (
+        (isinstance(value, int) and kind is int and value.bit_length() < _MAX_DEFAULT)
+        or (isinstance(value, float) and kind is float and math.isfinite(value))
+        or (isinstance(value, str | bytes) and (kind is str or kind is bytes) and len(value) < _MAX_DEFAULT)
+        or (any(kind is empty for empty in (list, dict, tuple, set)) and not value)
+    )
+    text = repr(value) if is_plain else ""
+    return text if 0 < len(text) <= _MAX_DEFAULT else "..."
 
 
 def doc_of(cls: type[Any]) -> str:
     """The docstring that was written for a class; nothing in place of one that was made for it."""
     doc = vars(cls).get("__doc__")
-    if not isinstance(doc, str) or doc.startswith(f"{cls.__name__}("):
+    # As dataclasses and named tuples make one.
+    is_made = isinstance(doc, str) and re.fullmatch(rf"{re.escape(cls.__name__)}\(.*\)", doc) is not None
+    return "" if is_made else shown_doc(doc)
+
+
+def shown_doc(doc: object) -> str:
+    """A docstring as it is sent: without its indentation, cut if it is very long, and of characters that can be sent."""
+    if not isinstance(doc, str):
         return ""
-    return inspect.cleandoc(doc)
+    text = inspect.cleandoc(doc).encode(errors="replace").decode()
+    return text if len(text) <= _MAX_DOC else f"{text[:_MAX_DOC]}…"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import AsyncIterable, AsyncIterator
 
+import pytest
 import trio
 from support import connected
 
 import trpc
 from trpc._descriptions import describe
 from trpc._service import table_of
+from trpc._type_texts import TypeTexts
 
 
 def deprecated(message):
@@ -66,7 +69,7 @@ def described(service, **named):
 
 def test_service():
     (service,) = described(Oracle())
-    assert (service["name"], service["doc"], service["types"]) == ("Interface", "", [])
+    assert (service["name"], service["doc"], service["types"]) == ("Interface", "What it is for.", [])
     assert [method["name"] for method in service["methods"]] == ["ask", "old", "many", "listen"]
 
 
@@ -127,3 +130,65 @@ def test_services_keep_their_order_and_names():
     services = described(None, **{"b.c": Oracle(), "a": Oracle()})
     assert [service["name"] for service in services] == ["b.c", "a"]
     assert [len(service["methods"]) for service in services] == [4, 4]
+
+
+class Unhashable(type):
+    def __eq__(cls, other):
+        return True
+
+    __hash__ = None
+
+
+class Default(metaclass=Unhashable):
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize("default", [Default(), 10**5000, "\udc80", float("nan")], ids=["class", "long", "text", "nan"])
+def test_an_odd_default(default):
+    class Odd:
+        @trpc.method
+        async def odd(self, x: object = default) -> None: ...
+
+    (service,) = described(Odd())
+    text = service["methods"][0]["parameters"][0]["default"]
+    assert text == ("'\\udc80'" if default == "\udc80" else "...")
+
+
+@pytest.mark.parametrize(
+    ("doc", "shown"),
+    [
+        ("\udc80 lone", "? lone"),
+        ("x" * 20_000, "x" * 10_000 + "…"),
+        (7, ""),
+        ("Odd(x: int)", ""),
+        ("Odd(this)\n\nis written by hand.", "Odd(this)\n\nis written by hand."),
+    ],
+    ids=["surrogate", "long", "number", "made", "written"],
+)
+def test_an_odd_docstring(doc, shown):
+    class Odd:
+        @trpc.method
+        async def odd(self) -> None: ...
+
+    Odd.__doc__ = doc
+    vars(Odd)["odd"].__doc__ = doc
+    (service,) = described(Odd())
+    assert service["doc"] == shown
+    assert service["methods"][0]["doc"] == (doc if shown == "" and doc != 7 else shown)
+
+
+def test_an_odd_factory():
+    class Factory:
+        __hash__ = None
+
+        def __eq__(self, other):
+            return True
+
+        def __call__(self):
+            raise AssertionError("not to be run")
+
+    cls = dataclasses.make_dataclass("Made", [("x", int, dataclasses.field(default_factory=Factory()))])
+    texts = TypeTexts()
+    texts.text_of(cls)
+    assert texts.classes[0]["fields"][0]["default"] == "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 
@@ -15,6 +16,7 @@ import trpc
 from trpc import _reflection
 from trpc._incoming_call import IncomingCall
 from trpc._service import table_of
+from trpc.testing import Link, serving
 
 
 class Worker:
@@ -108,6 +110,37 @@ async def test_there_it_is_by_choice_and_activity_only_for_those_who_are_allowed
     assert await what_it_has(url) == [True, True]
 
 
+@pytest.mark.parametrize(("host", "expected"), [("::1", True), ("::", False)])
+async def test_on_ipv6(nursery, host, expected):
+    try:
+        listeners = await trio.open_tcp_listeners(0, host=host)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    url = await serve_all(nursery, listeners=listeners)
+    assert await has(url.replace("[::]", "[::1]"), "trpc.services") is expected
+
+
+class Foreign:
+    """A listening socket of a family that is not known here, as those between virtual machines are."""
+
+    family = 40
+
+    def __init__(self, real):
+        self._real = real
+        self.accept, self.close = real.accept, real.close
+
+    def getsockname(self):
+        return (2**32 - 1, self._real.getsockname()[1])
+
+
+async def test_sockets_of_other_families_are_served_and_nothing_is_said_of_them(nursery):
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    listener.socket = Foreign(listener.socket)
+    await serve_all(nursery, listeners=[listener])
+    assert await what_it_has(f"tcp://127.0.0.1:{port}") == [False, False]
+
+
 async def test_it_can_be_turned_off(nursery):
     async def serve(task_status):
         await trpc.serve_tcp(Worker(), 0, reflection=False, task_status=task_status)
@@ -138,9 +171,18 @@ async def test_over_a_socket_of_this_machine_it_is_there():
 
 
 @pytest.mark.parametrize("reflection", [None, False])
-async def test_the_name_is_taken(reflection):
-    with pytest.raises(ValueError, match="the name 'trpc' is that of the service by which a server describes itself"):
-        await trpc.serve_tcp({"trpc": Worker()}, 0, reflection=reflection)
+@pytest.mark.parametrize("name", ["trpc", "trpc.more"])
+async def test_the_name_is_taken(name, reflection):
+    with pytest.raises(
+        ValueError, match=f"the name '{name}' is kept for the service by which a server describes itself"
+    ):
+        await trpc.serve_tcp({name: Worker()}, 0, reflection=reflection)
+
+
+@pytest.mark.parametrize("reflection", ["off", 1, "activity"])
+async def test_an_option_that_is_neither_on_nor_off(reflection):
+    with pytest.raises(TypeError, match="reflection is True, False or None, not"):
+        await trpc.serve_tcp(Worker(), 0, reflection=reflection)
 
 
 async def test_it_is_not_among_what_it_describes(nursery):
@@ -164,6 +206,55 @@ async def test_of_methods_that_a_client_may_not_call_it_says_nothing():
         allowed.remove("trpc.services")
         with pytest.raises(trpc.Unauthenticated):
             await names_of(client)
+
+
+async def test_classes_are_named_alike_for_all_and_shown_to_those_who_may_call_what_needs_them():
+    one, other, inner = (dataclasses.make_dataclass("Item", [("x", kind)]) for kind in (int, str, bytes))
+    outer = dataclasses.make_dataclass("Outer", [("items", list[inner])])
+
+    class Typed:
+        @trpc.method
+        async def first(self, item: one) -> None: ...
+
+        @trpc.method
+        async def second(self) -> other | None: ...
+
+        @trpc.method
+        async def third(self, item: outer) -> None: ...
+
+    # As if they were written in the class itself, where hints are no text.
+    for name, hints in {"first": {"item": one}, "second": {"return": other | None}, "third": {"item": outer}}.items():
+        vars(Typed)[name].__annotations__.update(hints)
+    allowed = {"trpc.services", "Typed.second"}
+    options = {"reflection": True, "authorize": lambda peer, method: method in allowed}
+    async with connected(Typed(), serve=options) as (client, _):
+        for more, expected in [("Typed.second", ["Item_2"]), ("Typed.third", ["Item_2", "Outer", "Item_3"])]:
+            allowed.add(more)
+            (typed,) = await client.call("trpc.services")
+            assert [info["name"] for info in typed["types"]] == expected
+
+
+async def test_what_an_interceptor_does_to_an_answer_is_done_to_that_one():
+    seen = []
+
+    async def poison(call, proceed):
+        services = await proceed(call)
+        seen.append([method["name"] for method in services[0]["methods"]])
+        for method in services[0]["methods"]:
+            method["parameters"].append("poison")
+        services[0]["methods"].clear()
+        return services
+
+    async with connected(Worker(), serve={"reflection": True, "interceptors": [poison]}) as (client, _):
+        await names_of(client)
+        await names_of(client)
+    assert seen[0] == seen[1] == ["work", "stubborn", "quick"]
+
+
+async def test_errors_name_it_as_callers_know_it():
+    async with connected(Worker(), serve=LOCAL) as (client, _):
+        with pytest.raises(trpc.InvalidArguments, match="^Reflection.activity: argument 'most': Expected `int`"):
+            await client.call("trpc.activity", "all")
 
 
 async def test_its_methods_go_through_the_interceptors():
@@ -204,7 +295,6 @@ async def test_activity(autojump_clock):
                 "version": trpc.__version__,
                 "pid": os.getpid(),
                 "age": pytest.approx(5),
-                "is_draining": False,
                 "connections": 1,
                 "calls": 2,
                 "busiest": [
@@ -240,6 +330,39 @@ def test_a_call_that_has_not_begun_waits():
     method = table_of(Worker())["Worker.work"]
     call = IncomingCall(Owner(), 1, method, None, started=2.0, one_way=False, size=3)
     assert call.info == trpc.CallInfo("Worker.work", Owner.peer, 2.0, math.inf, "waiting")
+
+
+class Asking(Worker):
+    @trpc.method
+    async def large(self) -> bytes:
+        return bytes(100_000)
+
+    @trpc.method
+    async def ask(self) -> None:
+        await trpc.current_call().client.call("Worker.work")
+
+
+async def test_a_call_that_waits_as_its_caller_does_not_read():
+    link = Link()
+    async with (
+        serving(Asking(), limits=trpc.Limits(max_unsent=1000)) as memory,
+        memory.connect(link=link, service=Worker()) as client,
+        trio.open_nursery() as nursery,
+    ):
+        # As the server waits for an answer, it goes on reading.
+        nursery.start_soon(client.call, "Worker.ask")
+        await settle()
+        link.back.stall()
+        nursery.start_soon(client.call, "Worker.large")
+        await settle()
+        nursery.start_soon(client.call, "Worker.quick", 1)
+        await settle()
+        states = {call.method: call.state for call in memory.server.calls}
+        assert states == {"Worker.ask": "running", "Worker.quick": "waiting"}
+        link.heal()
+        await settle()
+        assert [call.method for call in memory.server.calls] == ["Worker.ask"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_oldest_calls_come_first_and_no_more_than_wanted(nursery, monkeypatch):

@@ -36,8 +36,6 @@ def head_of(url: str, activity: Activity) -> str:
         f"{activity['connections']} connection{'s' * (activity['connections'] != 1)}",
         f"{activity['calls']} call{'s' * (activity['calls'] != 1)}",
     ]
-    if activity["is_draining"]:
-        parts.append("DRAINING")
     return one_line(", ".join(parts))
 
 
@@ -74,8 +72,7 @@ def screen_of(url: str, activity: Activity, width: int, height: int | None) -> R
     for row in rows[:room]:
         *cells, state = row
         table.add_row(*(Text(cell, "" if row[0] else "dim") for cell in cells), Text(state, _STYLES.get(state, "")))
-    style = "bold red" if activity["is_draining"] else "bold"
-    parts: list[RenderableType] = [Text(head_of(url, activity), style), "", table]
+    parts: list[RenderableType] = [Text(head_of(url, activity), "bold"), "", table]
     if height is not None:
         parts.append(Text(f"… and {len(rows) - room} lines more" if len(rows) > room else "q ends", "dim"))
     return Group(*parts)
