@@ -21,7 +21,8 @@ class Peer:
 
 
 class Work:
-    def __init__(self):
+    def __init__(self, nursery=None):
+        self.nursery = nursery
         self.begun = trio.Event()
         self.ended = []
         self.produced = 0
@@ -42,6 +43,13 @@ class Work:
                 for _ in range(20):
                     await trio.lowlevel.checkpoint()
             self.ended.append("task")
+
+    @trpc.method
+    async def wait_beside_a_task(self) -> None:
+        """Waits, and has begun a task in a nursery that it has not opened."""
+        self.nursery.start_soon(self.wait_in_a_task)
+        self.begun.set()
+        await trio.sleep_forever()
 
     @trpc.method
     async def inner(self) -> None:
@@ -92,6 +100,21 @@ async def test_cancel_reaches_the_handler_and_its_tasks_and_the_caller_waits_for
             nursery.cancel_scope.cancel()
         assert work.ended == ["task"]
         assert server.calls == ()
+
+
+async def test_a_task_in_a_nursery_of_the_service_goes_on():
+    async with trio.open_nursery() as nursery:
+        work = Work(nursery)
+        async with serving(work) as (proxy, server):
+            async with trio.open_nursery() as calls:
+                calls.start_soon(proxy.wait_beside_a_task)
+                await work.begun.wait()
+                calls.cancel_scope.cancel()
+            assert server.calls == ()
+        # Even the server has ended, and the task has not been cancelled.
+        assert work.ended == []
+        nursery.cancel_scope.cancel()
+    assert work.ended == ["task"]
 
 
 async def test_a_deadline_reaches_the_handler_and_the_caller_waits_for_its_end():

@@ -59,42 +59,19 @@ async def main():
 
 trio.run(main)
 """
-OLD_CLIENTS = {
-    "grpc": """
-import sys, grpc, jobs_pb2 as messages, jobs_pb2_grpc
-with grpc.insecure_channel(sys.argv[1]) as channel:
-    jobs = jobs_pb2_grpc.JobsStub(channel)
-    print(jobs.Submit(messages.SubmitRequest(name="old")).number)
-    for cancel in True, False:
-        work = jobs.Work.future(messages.WorkRequest(seconds=60), timeout=None if cancel else 0.2)
-        while cancel and not jobs.AtWork(messages.Nothing()).value:
-            pass
-        work.cancel() if cancel else work.exception()
-        while jobs.AtWork(messages.Nothing()).value:
-            pass
-""",
-    "rpyc": """
-import sys, rpyc
-with rpyc.connect("127.0.0.1", int(sys.argv[1])) as connection:
-    print(connection.root.submit("old"))
-    assert connection.root.at_work() == 0
-""",
-    "pyro": """
-import sys, Pyro5.api
-with Pyro5.api.Proxy(sys.argv[1]) as jobs:
-    print(jobs.submit("old"))
-    assert jobs.at_work() == 0
-""",
-}
 
 
-@pytest.mark.parametrize("folder, package", [("grpc", "grpc_tools"), ("rpyc", "rpyc"), ("pyro", "Pyro5")])
-def test_both_side_by_side(folder, package, tmp_path):
+@pytest.mark.parametrize(
+    "folder, package, output",
+    [("grpc", "grpc_tools", WITH_GRPC), ("rpyc", "rpyc", WITH_THREADS), ("pyro", "Pyro5", WITH_THREADS)],
+)
+def test_both_side_by_side(folder, package, output, tmp_path):
+    """The old client, as it is, prints what it has printed before."""
     needs(package)
     if folder == "grpc":
         generate(tmp_path)
     with serving(folder, "both.py", tmp_path) as (old, new):
-        assert python(folder, tmp_path)("-c", OLD_CLIENTS[folder], old) == "1\n"
+        assert python(folder, tmp_path)(PROGRAMS / folder / "client.py", old) == COMMON + output
         assert python("trpc")("-c", NEW_CLIENT, new) == "2\n"
 
 

@@ -10,42 +10,51 @@ import trio
 import trpc
 
 sys.path.insert(1, str(Path(__file__).parents[1] / "trpc"))
-from jobs import Jobs
+from jobs import Jobs, NoSuchJob
+from threads import Threads
 
 
 class OldJobs(jobs_pb2_grpc.JobsServicer):
     """The old interface in front of the new service. It runs in threads, and the service in Trio."""
 
-    def __init__(self, jobs, token):
+    def __init__(self, jobs, threads):
         self.jobs = jobs
-        self.token = token
+        self.threads = threads
 
     def Submit(self, request, context):
-        return jobs_pb2.Job(number=self.run(context, self.jobs.submit, request.name))
+        return jobs_pb2.Job(number=self.call(context, self.jobs.submit, request.name))
+
+    def Progress(self, request, context):
+        try:
+            for done in self.threads.items(self.jobs.progress(request.number), self.scope(context)):
+                yield jobs_pb2.Percent(done=done)
+        except NoSuchJob as exc:
+            context.abort(grpc.StatusCode.NOT_FOUND, str(exc))
 
     def Work(self, request, context):
-        self.run(context, self.jobs.work, request.seconds)
+        self.call(context, self.jobs.work, request.seconds)
         return jobs_pb2.Nothing()
 
     def AtWork(self, request, context):
-        return jobs_pb2.Count(value=self.run(context, self.jobs.at_work))
+        return jobs_pb2.Count(value=self.call(context, self.jobs.at_work))
 
-    def run(self, context, method, *args):
-        return trio.from_thread.run(self.call, context, method, *args, trio_token=self.token)
+    def call(self, context, method, *args):
+        return self.threads.call(method, *args, scope=self.scope(context))
 
-    async def call(self, context, method, *args):
-        with trio.CancelScope() as scope:
-            # At its deadline, on a cancel, and in any case at its end.
-            context.add_callback(lambda: self.token.run_sync_soon(scope.cancel))
-            return await method(*args)
+    def scope(self, context):
+        """One that is cancelled with the call: at its deadline, on a cancel, and in any case at its end."""
+        scope = trio.CancelScope()
+        if not context.add_callback(lambda: self.threads.cancel(scope)):
+            self.threads.cancel(scope)  # it has ended already
+        return scope
 
 
 async def main():
     jobs = Jobs()
     async with trio.open_nursery() as nursery:
         server = await nursery.start(trpc.serve_tcp, jobs, 0)
-        old_server = grpc.server(ThreadPoolExecutor())
-        jobs_pb2_grpc.add_JobsServicer_to_server(OldJobs(jobs, trio.lowlevel.current_trio_token()), old_server)
+        old_server = grpc.server(ThreadPoolExecutor(max_workers=100))
+        jobs_pb2_grpc.add_JobsServicer_to_server(OldJobs(jobs, Threads(nursery)), old_server)
         port = old_server.add_insecure_port("127.0.0.1:0")
         old_server.start()
         print(f"127.0.0.1:{port} {server.url}", flush=True)
