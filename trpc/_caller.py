@@ -128,9 +128,13 @@ class Caller(Requests):
             self._result_won = False
             await trio.lowlevel.checkpoint_if_cancelled()
         call = OutgoingCall(method, signature)
-        if not self._start_now(call, args, kwargs):
-            await self._start_later(call, args, kwargs)
-        # As in wait(), whose coroutine would be one more to go through.
+        # As in start() and wait(), whose coroutines would be more to go through.
+        try:
+            if not self._start_now(call, args, kwargs):
+                await self._start_later(call, args, kwargs)
+        except Exception:
+            await trio.lowlevel.checkpoint()
+            raise
         call.task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(lambda raise_cancel: self._abort(call, raise_cancel))
         reply = call.result
@@ -182,7 +186,11 @@ class Caller(Requests):
     @trio.lowlevel.enable_ki_protection
     async def notify(self, method: str, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
         """Sends a one-way call and waits until the transport has taken it."""
-        body, _ = await self._prepare(OutgoingCall(method, None), args, kwargs, one_way=True)
+        try:
+            body, _ = await self._prepare(OutgoingCall(method, None), args, kwargs, one_way=True)
+        except Exception:
+            await trio.lowlevel.checkpoint()
+            raise
         frame = self.outbox.put(self.protocol.notify(body))
         if not await self.outbox.wait_written(frame):
             while self._refusal is None:
@@ -195,6 +203,7 @@ class Caller(Requests):
         """Seconds for a round trip to the peer's protocol machine; no handler is involved."""
         await self._control.wait()
         if self._lost or self._closing:
+            await trio.lowlevel.checkpoint()
             self._raise_if_refused()
         seconds = await self._pings.ping()
         if seconds is None:

@@ -74,8 +74,13 @@ class Requests:
     @trio.lowlevel.enable_ki_protection
     async def start(self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None) -> None:
         """Sends the request of a call. Nothing was sent if this raises."""
-        if not self._start_now(call, args, kwargs):
-            await self._start_later(call, args, kwargs)
+        try:
+            if not self._start_now(call, args, kwargs):
+                await self._start_later(call, args, kwargs)
+        except Exception:
+            # Who tries again at once is not to keep all others from running, nor its own cancel from coming.
+            await trio.lowlevel.checkpoint()
+            raise
 
     def _start_now(self, call: OutgoingCall, args: Sequence[object], kwargs: Mapping[str, object] | None) -> bool:
         """Takes a place and queues the request, if there is nothing to be waited for."""

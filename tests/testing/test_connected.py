@@ -160,6 +160,48 @@ async def test_what_ends_a_program_with_something_beside_it_comes_as_a_group():
     assert caught.value.subgroup(SystemExit) is not None
 
 
+@pytest.mark.parametrize("kind", ["exit", "interrupt"])
+@pytest.mark.parametrize(
+    "own", [AssertionError("found"), ExceptionGroup("found", [ValueError(1), trpc.Unavailable("x")])]
+)
+async def test_what_ends_a_program_hides_nothing_that_the_block_has_found(kind, own):
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with connected(Service()) as client:
+            with pytest.raises(trpc.RemoteError):
+                await client.call("Service.fail", kind)
+            raise own
+    end, found = caught.value.exceptions
+    assert isinstance(end, SystemExit | KeyboardInterrupt)
+    assert (found, found.__context__) == (own, None)
+
+
+async def test_what_has_cancelled_the_block_is_no_finding():
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with connected(Service()) as client:
+            await client.notify("Service.fail", "exit")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise AssertionError("found")
+    end, found = caught.value.exceptions
+    assert isinstance(end, SystemExit)
+    assert [type(exc) for exc in found.exceptions] == [AssertionError]
+
+
+@pytest.mark.parametrize("method", ["fail", "wait"])
+async def test_how_the_block_hears_of_an_end_is_the_context_of_that(method):
+    with pytest.raises(SystemExit) as caught:
+        async with connected(Service()) as client:
+            if method == "fail":
+                await client.call("Service.fail", "exit")
+            else:
+                await client.notify("Service.fail", "exit")
+                await client.call("Service.wait", 1000)
+    assert isinstance(caught.value.__context__, trpc.RPCError)
+
+
 async def test_nothing_is_left(autojump_clock):
     living = trio.lowlevel.current_statistics().tasks_living
     service = Service()
@@ -284,6 +326,17 @@ async def test_a_link_is_for_one_connection(autojump_clock):
     with pytest.raises(RuntimeError, match=r"<Link seed=7 there=<Faults\(latency=0.5\).* has a connection already"):
         async with connected(Service(), link=link):
             raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("wrong", [{"bogus": 1}, {"cancel_grace": -1}, {"server_hostname": "a"}])
+async def test_a_wrong_option_leaves_the_link_as_it_was(wrong):
+    link = Link()
+    async with serving(Service()) as memory:
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            async with memory.connect(link=link, **wrong):
+                raise AssertionError("not reached")
+        async with memory.connect(link=link) as client:
+            assert await client.call("Service.add", 1, 2) == 3
 
 
 async def test_over_tls(autojump_clock):

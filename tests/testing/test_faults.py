@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+import trio.testing
 
 import trpc
 from trpc.testing import Faults, Link, connected
@@ -52,6 +53,7 @@ class Service:
         {"cut_after": -1},
         {"cut_after": 2.0},
         {"cut": "off"},
+        {"cut": []},
         {"drop": 5},
         {"drop": range(10, 2, -1)},
         {"drop": range(0, 10, 2)},
@@ -192,25 +194,74 @@ async def test_a_cut_that_is_set_when_it_is_due_is_made_at_once():
             await client.call("Service.echo", 7)
 
 
-async def test_what_is_corrupt_is_noticed_or_is_another_value(autojump_clock):
-    """There is no checksum: TCP has one, and TLS a better one. What is not noticed is a value of the same length."""
-    before, after = await sizes_of_call()
-    outcomes = {}
-    for offset in range(before[1], after[1]):
-        limits = trpc.Limits(frame_timeout=5, keepalive_interval=5, keepalive_timeout=5)
-        link = Link(back=Faults(corrupt=range(offset, offset + 1)))
-        async with connected(Service(), link=link, limits=limits) as client:
+class Texts:
+    @trpc.method
+    async def repeat(self, times: int, text: str) -> str:
+        return times * text
+
+
+LOST, PROTOCOL = "ConnectionLost", "ProtocolError"
+REFUSED, UNAVAILABLE = "InvalidArguments", "Unavailable"
+
+
+@pytest.mark.parametrize(
+    ("direction", "damage", "outcomes"),
+    [
+        ("there", "drop all", {LOST, UNAVAILABLE}),
+        ("back", "drop all", {LOST}),
+        ("there", "drop", {LOST, PROTOCOL, UNAVAILABLE, REFUSED}),
+        ("back", "drop", {LOST, PROTOCOL, "another value"}),
+        ("there", "corrupt", {LOST, PROTOCOL, UNAVAILABLE, REFUSED, "another value", "no answer"}),
+        ("back", "corrupt", {LOST, PROTOCOL, "no answer"}),
+    ],
+)
+async def test_what_damage_to_a_call_comes_to(autojump_clock, direction, damage, outcomes):
+    """At each byte of a call; docs/testing.md says so. There is no checksum: TCP has one, and TLS a better one."""
+    link = Link()
+    async with connected(Texts(), link=link) as client:
+        await client.ping()
+        start = getattr(link, direction).sent
+        await client.call("Texts.repeat", 3, "abc")
+        end = getattr(link, direction).sent
+    seen = set()
+    for offset in range(start, end):
+        fault, whole = damage.partition(" ")[::2]
+        link = Link(**{direction: Faults(**{fault: range(offset, sys.maxsize if whole else offset + 1)})})
+        async with connected(Texts(), link=link) as client:
+            await client.ping()
             try:
-                with trio.fail_after(100):
-                    await client.ping()
-                    outcomes[offset] = await client.call("Service.echo", 7)
-            except (trpc.ProtocolError, trpc.ConnectionLost) as exc:
-                outcomes[offset] = type(exc)
+                with trio.fail_after(10_000):
+                    value = await client.call("Texts.repeat", 3, "abc")
+            except trpc.RPCError as exc:
+                seen.add(type(exc).__name__)
             except trio.TooSlowError:
-                outcomes[offset] = "another call's"
-    # The last byte of the reply is the 7 itself: msgpack has -8 with all bits inverted.
-    assert outcomes[after[1] - 1] == -8
-    assert set(outcomes.values()) <= {trpc.ProtocolError, trpc.ConnectionLost, "another call's", -8}
+                seen.add("no answer")
+            else:
+                assert value != "abcabcabc"
+                seen.add("another value")
+    assert seen == outcomes
+
+
+async def test_a_value_of_which_one_byte_is_corrupt():
+    link = Link()
+    async with connected(Service(), link=link) as client:
+        await client.call("Service.echo", 7)
+        last = link.back.sent - 1
+    async with connected(Service(), link=Link(back=Faults(corrupt=range(last, last + 1)))) as client:
+        # The last byte of the reply is the 7 itself: msgpack has -8 with all bits inverted.
+        assert await client.call("Service.echo", 7) == -8
+
+
+async def test_a_message_that_is_taken_for_another_kind_has_no_answer(autojump_clock):
+    """It is not the keepalive that notices: the connection is there, and answers."""
+    link = Link()
+    async with connected(Service(), link=link) as client:
+        await client.ping()
+        kind = link.there.sent + 4
+        link.there.faults = Faults(corrupt=range(kind, kind + 1))
+        with pytest.raises(trio.TooSlowError), trio.fail_after(10_000):
+            await client.ping()
+        assert await client.ping() == 0
 
 
 async def test_corrupt_bytes_are_inverted_and_others_are_not():
@@ -322,6 +373,71 @@ async def test_a_direction_is_cut_by_hand(autojump_clock):
                 await theirs.receive_some()
     with pytest.raises(ValueError, match='either "eof" or "reset"'):
         link.there.cut("off")
+
+
+def outside_of_trio(prepare, then):
+    """Does something to a link before Trio runs, and something with it when it does."""
+    link = Link(there=Faults(latency=1))
+    prepare(link)
+
+    async def main():
+        # So late that a time which does not count from the beginning of the connection would have passed.
+        await trio.sleep(1000)
+        async with connected(Service(), link=link) as client:
+            await then(link, client)
+
+    with pytest.raises(RuntimeError):
+        link.streams()
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("prepare", [Link.cut, Link.reset, lambda link: link.there.cut()])
+def test_a_link_that_is_cut_outside_of_trio(prepare):
+    async def then(link, client):
+        with pytest.raises(trpc.ConnectionLost):
+            await client.ping()
+
+    outside_of_trio(prepare, then)
+
+
+@pytest.mark.parametrize("prepare", [lambda link: link.stall(3), lambda link: link.there.stall(3)])
+def test_a_link_that_is_stalled_outside_of_trio(prepare):
+    async def then(link, client):
+        assert link.there.is_stalled
+        start = trio.current_time()
+        await client.ping()
+        assert trio.current_time() - start == 3
+        assert await client.ping() == 1
+        assert not link.there.is_stalled
+
+    outside_of_trio(prepare, then)
+
+
+def test_a_link_that_is_healed_outside_of_trio():
+    def prepare(link):
+        assert not link.there.is_stalled
+        link.stall()
+        assert link.there.is_stalled
+        link.heal()
+        assert not link.there.is_stalled
+
+    async def then(link, client):
+        assert await client.ping() == 0
+
+    outside_of_trio(prepare, then)
+
+
+def test_an_end_that_was_made_outside_of_trio_is_healed_when_it_is_used():
+    """What is on its way arrives at once then: so does the end, which is as late as everything else."""
+
+    async def then(link, client):
+        link.heal()
+        start = trio.current_time()
+        with pytest.raises(trpc.ConnectionLost):
+            await client.ping()
+        assert trio.current_time() == start
+
+    outside_of_trio(Link.cut, then)
 
 
 @pytest.mark.parametrize("seconds", [-1, math.nan])

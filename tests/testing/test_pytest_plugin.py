@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
+import trio
 
 pytest_plugins = ["pytester"]
 
@@ -190,7 +194,57 @@ def test_a_test_that_is_not_async(project):
     project.makepyfile(test_it="def test_sync(trpc_connect): pass")
     result = run(project)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*Trio fixtures can only be used by Trio tests"])
+    result.stdout.fnmatch_lines([f"{NOT_TRIOS}*"])
+
+
+NOT_TRIOS = "the fixture trpc_connect is for async tests that pytest-trio runs: put @pytest.mark.trio on the test, "
+
+
+def test_tests_that_are_not_trios_say_so_and_break_no_others(project):
+    ini(project)
+    project.makepyfile(
+        test_it="""
+        from service import *
+
+        async def test_without_a_mark(trpc_connect):
+            pass
+
+        @pytest.fixture
+        def anyio_backend():
+            return "trio"
+
+        @pytest.mark.anyio
+        async def test_of_anyio(trpc_connect):
+            pass
+
+        def test_sync(trpc_connect):
+            pass
+
+        @pytest.mark.trio
+        async def test_trios(trpc_connect):
+            client = await trpc_connect(Calculator())
+            await client.call("Calculator.wait", 1000)
+        """
+    )
+    result = run(project)
+    result.assert_outcomes(passed=1, errors=3)
+    result.stdout.fnmatch_lines([f"{NOT_TRIOS}*"] * 3)
+
+
+@pytest.mark.parametrize("trio_mode", ["true", "false"])
+def test_the_runner_of_pytests_settings(project, monkeypatch, trio_mode):
+    """qtrio, of which this is as much as is needed."""
+    ini(project, trio_mode=trio_mode, trio_run="qtrio")
+    ran = []
+
+    def own_run(main, **options):
+        ran.append(main)
+        return trio.run(main, **options)
+
+    monkeypatch.setitem(sys.modules, "qtrio", types.SimpleNamespace(run=own_run))
+    project.makepyfile(test_it=TESTS.format(mark="@pytest.mark.trio" if trio_mode == "false" else ""))
+    run(project).assert_outcomes(passed=7)
+    assert len(ran) == 6
 
 
 def test_switched_off(project):
@@ -207,7 +261,7 @@ def test_it_says_what_the_fixture_is_for(project):
 
 
 def test_what_is_loaded_with_pytest(project):
-    """As little as there can be: pytest does it in every project where trpc is installed."""
+    """trpc itself, but no more: pytest does it in every project where trpc is installed."""
     project.makeconftest(
         """
         import sys

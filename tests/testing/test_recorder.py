@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 import trpc
-from trpc.testing import Link, Recorder, connected, expected, serving
+from trpc.testing import NO_ARGUMENTS, Link, Recorder, connected, expected, serving
 
 
 class Calculator:
@@ -195,7 +195,7 @@ async def test_assert_called(used):
     assert lines(error) == ["Calculator.add(1, b=2) was not called; these calls were made:", *MADE]
     with pytest.raises(AssertionError) as error:
         used.assert_called("Calculator.wait")
-    assert lines(error)[0] == "Calculator.wait was not called; these calls were made:"
+    assert lines(error)[0] == "Calculator.wait(...) was not called; these calls were made:"
 
 
 async def test_assert_called_once(used):
@@ -213,7 +213,7 @@ async def test_assert_not_called(used):
     used.assert_not_called("Calculator.wait")
     used.assert_not_called("Calculator.add", 5, 6)
     for args, message in [
-        (("Calculator.add",), "Calculator.add was called, 2 times"),
+        (("Calculator.add",), "Calculator.add(...) was called, 2 times"),
         (("Calculator.add", 1, 2), "Calculator.add(1, 2) was called, once"),
         ((), "there should be no calls"),
     ]:
@@ -231,7 +231,7 @@ async def test_assert_calls(used):
         (right[:2], False, f"there should be 2 calls, and there were 3; not expected: {MADE[2].strip()}"),
         ([*right, "Calculator.wait"], False, "call 4 should be Calculator.wait(...), but there were only 3 calls"),
         (["Calculator.add"] * 3, True, "Calculator.add(...) was not called, or not so often"),
-        ([expected("Calculator.add")], True, "Calculator.add() was not called, or not so often"),
+        ([expected("Calculator.add", NO_ARGUMENTS)], True, "Calculator.add() was not called, or not so often"),
         (["Calculator.divide"], True, f"there should be 1 call, and there were 3; not expected: {MADE[0].strip()}"),
     ]:
         with pytest.raises(AssertionError) as error:
@@ -239,12 +239,98 @@ async def test_assert_calls(used):
         assert lines(error) == [f"{message}; these calls were made:", *MADE]
 
 
+ADD = "Calculator.add"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        [ADD, expected(ADD, 1, 2), "Calculator.divide"],
+        [ADD, expected(ADD, ANY, 2), "Calculator.divide"],
+        ["Calculator.divide", expected(ADD, ANY, ANY), expected(ADD, 1, ANY)],
+    ],
+)
+async def test_in_any_order_each_call_is_given_to_what_fits(used, wanted):
+    """Also if the first that is expected could be any of them."""
+    used.assert_calls(wanted, any_order=True)
+
+
+async def test_in_any_order_calls_are_passed_on_from_one_to_the_next(recorder):
+    async with connected(Calculator(), recorder=recorder) as client:
+        for number in range(50):
+            await client.call("Calculator.add", number, number + 1)
+    # Each fits two calls that follow each other, or one of them only; there is one way that is right.
+    either = [expected("Calculator.add", Between(number - 1, number), ANY) for number in range(1, 50)]
+    recorder.assert_calls([*either, expected("Calculator.add", 0, 1)], any_order=True)
+    with pytest.raises(AssertionError, match=r"^Calculator.add\(60, 1\) was not called, or not so often;"):
+        recorder.assert_calls([*either, expected("Calculator.add", 60, 1)], any_order=True)
+    with pytest.raises(
+        AssertionError, match=r"there should be 49 calls, .*; not expected: Calculator.add\(49.0, 50.0\)"
+    ):
+        recorder.assert_calls(either, any_order=True)
+
+
+class Between:
+    def __init__(self, *values):
+        self.values = values
+
+    def __eq__(self, other):
+        return other in self.values
+
+    __hash__ = None
+
+
+async def test_calls_without_arguments(recorder):
+    async with connected(Calculator(), recorder=recorder) as client:
+        with pytest.raises(ExceptionGroup):
+            await client.call("Calculator.mixed")
+        await client.call("Calculator.add", 1, 2)
+    recorder.assert_called_once("Calculator.mixed", NO_ARGUMENTS)
+    recorder.assert_called("Calculator.mixed")
+    recorder.assert_not_called("Calculator.add", NO_ARGUMENTS)
+    recorder.assert_calls([expected("Calculator.mixed", NO_ARGUMENTS), expected("Calculator.add")])
+    assert await recorder.wait_called("Calculator.mixed", NO_ARGUMENTS) is recorder.calls[0]
+    with pytest.raises(AssertionError, match=r"^Calculator.add\(\) was not called"):
+        recorder.assert_called_once("Calculator.add", NO_ARGUMENTS)
+    assert repr(NO_ARGUMENTS) == "NO_ARGUMENTS"
+
+
+async def test_what_is_left_out_is_not_recorded(recorder):
+    async with connected(Calculator(), recorder=recorder) as client:
+        await client.call("Calculator.total", numbers_of())
+        await client.call("Calculator.total", numbers_of(), scale=1)
+    recorder.assert_calls([expected("Calculator.total", ANY), expected("Calculator.total", ANY, scale=1)])
+
+
+async def numbers_of(*numbers):
+    for number in numbers:
+        yield number
+
+
+def test_what_is_no_call(recorder):
+    wanted = expected("Calculator.add", 1)
+    for check in (recorder.assert_called, recorder.assert_called_once, recorder.assert_not_called, expected):
+        with pytest.raises(
+            TypeError, match=r'a call is the name of its method, then its arguments, as in "Calculator.add"'
+        ):
+            check(wanted)
+    with pytest.raises(TypeError, match="NO_ARGUMENTS goes with no others"):
+        recorder.assert_called("Calculator.add", NO_ARGUMENTS, 1)
+    with pytest.raises(TypeError, match="NO_ARGUMENTS goes with no others"):
+        recorder.assert_not_called("Calculator.add", NO_ARGUMENTS, a=1)
+    with pytest.raises(TypeError, match=r"assert_calls takes a list of calls, as in \['Calculator.add'\], not a text"):
+        recorder.assert_calls("Calculator.add")
+    for any_order in (False, True):
+        with pytest.raises(TypeError, match="a call is the name of its method"):
+            recorder.assert_calls([None], any_order=any_order)
+
+
 def test_without_calls(recorder):
     recorder.assert_not_called()
     recorder.assert_calls([])
     with pytest.raises(AssertionError) as error:
         recorder.assert_called("Calculator.add")
-    assert str(error.value) == "Calculator.add was not called; no calls were made"
+    assert str(error.value) == "Calculator.add(...) was not called; no calls were made"
 
 
 async def test_long_messages_are_cut(recorder):

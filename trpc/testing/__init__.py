@@ -8,10 +8,11 @@ from ._faults import Faults
 from ._link import Link
 from ._memory_server import MemoryServer, connected, serving
 from ._options import Connect, ConnectOptions, ServeOptions
-from ._recorded_call import ExpectedCall, RecordedCall, expected
+from ._recorded_call import NO_ARGUMENTS, ExpectedCall, RecordedCall, expected
 from ._recorder import Recorder
 
 __all__ = [
+    "NO_ARGUMENTS",
     "Connect",
     "ConnectOptions",
     "Direction",

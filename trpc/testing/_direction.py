@@ -38,7 +38,7 @@ class Direction:
         """With the time at which each arrives."""
         self._line_free = 0.0
         self._last_arrival = 0.0
-        self._stalled_until = -math.inf
+        self._stalled_until: float = -math.inf
         self._end: tuple[float, Literal["eof", "reset"]] | None = None
         """What comes behind the last piece, and when."""
         self._is_broken = False
@@ -62,17 +62,19 @@ class Direction:
     @property
     def is_stalled(self) -> bool:
         """Whether nothing arrives now."""
-        return self._stalled_until > trio.current_time()
+        return self._stalled_until > self._now()
 
     def stall(self, seconds: float = math.inf) -> None:
         """Nothing arrives for so long: what is sent meanwhile does so afterwards.
+
+        Before there is a connection: for so long from its beginning.
 
         Raises:
             ValueError: it is not 0 or more seconds.
         """
         if not seconds >= 0:  # NaN is not either
             raise ValueError(f"a stall is a number of seconds, 0 or more, not {seconds}")
-        self._stalled_until = max(self._stalled_until, trio.current_time() + seconds)
+        self._stalled_until = max(self._stalled_until, self._now() + seconds)
         self._wake()
 
     def cut(self, how: Literal["eof", "reset"] | None = None) -> None:
@@ -97,7 +99,7 @@ class Direction:
         """From now on all is well, except that what was cut stays so. What is on its way, or was stalled, arrives now."""
         self._faults = Faults(window=self._faults.window)
         self._stalled_until = -math.inf
-        self._line_free = self._last_arrival = now = trio.current_time()
+        self._line_free = self._last_arrival = now = self._now()
         self._pieces = deque((min(arrival, now), data) for arrival, data in self._pieces)
         if self._end is not None:
             self._end = (min(self._end[0], now), self._end[1])
@@ -108,6 +110,10 @@ class Direction:
     def __repr__(self) -> str:
         faults = "no faults" if self._faults == NO_FAULTS else repr(self._faults)
         return f"<{faults}, {self.sent} bytes sent, {self.received} received>"
+
+    def _now(self) -> float:
+        """Before it is used, it may be outside of Trio: its time begins with its use."""
+        return trio.current_time() if self._has_begun else 0.0
 
     def _end_behind(self, how: Literal["eof", "reset"]) -> None:
         """The reader sees the end behind what is on its way; what is sent from now on is swallowed."""
@@ -122,7 +128,7 @@ class Direction:
             self._end_behind("reset")
             return
         self._pieces.clear()
-        self._end = (trio.current_time(), "reset")
+        self._end = (self._now(), "reset")
         self._changed.unpark_all()
 
     def _cut_if_due(self) -> None:
@@ -132,7 +138,7 @@ class Direction:
 
     def _arrival(self, size: int) -> float:
         """When something arrives that is sent now."""
-        faults, now = self._faults, trio.current_time()
+        faults, now = self._faults, self._now()
         self._line_free = max(self._line_free, now) + size / faults.bandwidth
         late = faults.latency + (self._rng.random() * faults.jitter if faults.jitter else 0)
         self._last_arrival = max(self._last_arrival, self._line_free + late)

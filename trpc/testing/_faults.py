@@ -16,8 +16,8 @@ class Faults:
 
     Attributes:
         latency: seconds that each byte is on its way.
-        jitter: up to so many seconds more, chosen anew for each write. The order stays.
-        bandwidth: bytes per second.
+        jitter: up to so many seconds more, chosen anew for each write; with a ``bandwidth``, for each packet. The order stays.
+        bandwidth: bytes per second. A write arrives bit by bit then, in packets of 1,024 bytes.
         slices: a read gives at most so many bytes, often fewer; 1: one at a time; None: all that has arrived.
         window: bytes that may be on their way, or wait to be read, before writing has to wait.
         cut_after: the connection is cut behind so many bytes; None: it is not.
@@ -50,7 +50,7 @@ class Faults:
         self._check("window", _is_count(self.window, 1), "a number of bytes, 1 or more")
         is_offset = self.cut_after is None or _is_count(self.cut_after, 0)
         self._check("cut_after", is_offset, "a number of bytes, 0 or more, or None")
-        self._check("cut", self.cut in {"eof", "reset"}, 'either "eof" or "reset"')
+        self._check("cut", self.cut in ("eof", "reset"), 'either "eof" or "reset"')
         for name in ("drop", "corrupt"):
             is_range = getattr(self, name) is None or _is_range(getattr(self, name))
             self._check(name, is_range, "a range of offsets, such as range(100, 120), with no step, or None")

@@ -20,8 +20,9 @@ class Link:
     """One connection in memory, and what is wrong with it: ``link = Link(7, there=Faults(latency=0.1))``.
 
     It is made before connecting, inside of Trio or not, and handed over: ``connected(service, link=link)``. Before and
-    after that, what is wrong with it can be changed at any time. Seconds are those of Trio's clock, so that with a
-    ``trio.testing.MockClock`` nobody waits for them. With the same seed the same happens.
+    after that, what is wrong with it can be changed at any time; what is done before is so when the connection begins, and
+    its seconds count from then. Seconds are those of Trio's clock, so that with a ``trio.testing.MockClock`` nobody waits
+    for them. With the same seed the same happens.
 
     Args:
         seed: decides what is left to chance: jitter, and the sizes of slices. Or a ``random.Random`` that does, which may
@@ -61,14 +62,23 @@ class Link:
         Raises:
             RuntimeError: the link has given its streams already, to a connection or to somebody else; or Trio does not run.
         """
-        if self._is_used:
-            raise RuntimeError(f"{self!r} has a connection already: make another Link for another one")
+        streams = self._make_streams()
+        self._begin()
+        return streams
+
+    def _make_streams(self) -> tuple[trio.abc.Stream, trio.abc.Stream]:
+        """They are of use when it has begun."""
         there, back = self._pipes
-        there.begin()
-        back.begin()
-        self._is_used = True
         make = MemoryStream if self._half_closeable else PlainMemoryStream
         return make(there, back), make(back, there)
+
+    def _begin(self) -> None:
+        """Raises as :meth:`streams`, before anything has changed."""
+        if self._is_used:
+            raise RuntimeError(f"{self!r} has a connection already: make another Link for another one")
+        for pipe in self._pipes:
+            pipe.begin()
+        self._is_used = True
 
     def stall(self, seconds: float = math.inf) -> None:
         """Silence in both directions for so long: nothing arrives, and nobody is told.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from .. import Unavailable, connect_stream, serve_listeners
+from .. import RPCError, Unavailable, connect_stream, serve_listeners
 from ._link import Link
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ class MemoryServer:
 
     @contextlib.asynccontextmanager
     async def _connect(self, link: Link, options: ConnectOptions) -> AsyncGenerator[Client, None]:
-        ours, theirs = link.streams()
+        # It begins behind what looks at the options: a wrong one leaves the link as it was.
+        ours, theirs = link._make_streams()  # pyright: ignore[reportPrivateUsage] - of this package
         connecting = connect_stream(ours, **options)
+        link._begin()  # pyright: ignore[reportPrivateUsage] - of this package
         try:
             await self._listener.connect(theirs)
         except BaseException:
@@ -136,24 +138,39 @@ class _Serving:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        await self._leave()
+        await self._leave(None if exc is None else _without(trio.Cancelled, exc))
 
-    async def _leave(self) -> None:
-        """Waits for the server's end; raises what it has raised, instead of what this has done to the block."""
+    async def _leave(self, found: BaseException | None = None) -> None:
+        """Waits for the server's end; raises what it has raised, instead of what this has done to the block.
+
+        Args:
+            found: what the block has raised, without what has cancelled it.
+        """
         self._scope.cancel()
+        failures: list[BaseException] = []
         try:
             await self._nursery_manager.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
-            # Nothing but an interrupt, which Trio delivers to whoever waits here: out of the group as well.
-            raise group.exceptions[0] from None
-        if (failure := self._failure) is not None:
-            context = failure.__context__
-            try:
-                raise failure
-            finally:
-                # Not the `Cancelled` of the block.
-                failure.__context__ = context
-                del failure, context
+            # Nothing but an interrupt, which Trio delivers to whoever waits here.
+            failures.append(_alone(group))
+        if self._failure is not None:
+            failures.append(self._failure)
+        if not failures:
+            return
+        # An error of a call may be but how the block has heard of it, so that it is a detail.
+        if found is not None and _without(RPCError, found) is not None:
+            failures.append(found)
+            found = None
+        failure = (
+            failures[0] if len(failures) == 1 else BaseExceptionGroup("a server in memory, and its block", failures)
+        )
+        context = failure.__context__ or found
+        try:
+            raise failure
+        finally:
+            # Not the `Cancelled` of the block.
+            failure.__context__ = context
+            del found, failures, failure, context
 
     async def _run(
         self, listener: MemoryListener, *, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED
@@ -162,11 +179,19 @@ class _Serving:
             try:
                 await serve_listeners(self._services, [listener], task_status=task_status, **self._options)
             except BaseException as exc:
-                _, rest = BaseExceptionGroup("", [exc]).split(trio.Cancelled)
-                if rest is None:
+                failure = _without(trio.Cancelled, exc)
+                if failure is None:
                     raise
-                self._failure = _alone(rest)
+                self._failure = _alone(failure)
                 self._nursery.cancel_scope.cancel()
+
+
+def _without(kind: type[BaseException], exc: BaseException) -> BaseException | None:
+    """What is left of it without those: itself, if there are none of them; None: nothing."""
+    removed, rest = BaseExceptionGroup("", [exc]).split(kind)
+    if removed is None:
+        return exc
+    return None if rest is None else rest.exceptions[0]
 
 
 def _alone(exc: BaseException) -> BaseException:
@@ -184,7 +209,9 @@ def serving(
 
     Leaving the block stops the server, as a cancel does: handlers are cancelled, and all of them have ended when it is left.
     What the block raises comes out as it is. If it is cancelled, the server goes on until the block has been left.
-    If a handler raises what ends a program, ``KeyboardInterrupt`` or ``SystemExit``, the block is cancelled, and raises that.
+    If a handler raises what ends a program, ``KeyboardInterrupt`` or ``SystemExit``, the block is cancelled, and raises that;
+    with what it raises itself, if there is something, in a group. An ``RPCError`` of it is in no group but the
+    ``__context__``: that a call fails is how the block hears of such an end.
 
     Args:
         services: one service object, several in a list, or a mapping of names to objects.
@@ -209,7 +236,8 @@ async def connected(
     """A client of a service in memory: ``async with trpc.testing.connected(Calculator()) as client``.
 
     The short form of :func:`serving` with one client. When the block has been left, nothing of either side is left. What it
-    raises comes out as it is, and so does a handler's ``KeyboardInterrupt`` or ``SystemExit``.
+    raises comes out as it is, and so does a handler's ``KeyboardInterrupt`` or ``SystemExit``, and both of them in a group;
+    see there.
 
     Args:
         services: one service object, several in a list, or a mapping of names to objects.

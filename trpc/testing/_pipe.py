@@ -39,8 +39,19 @@ class Pipe(Direction):
         return one, other
 
     def begin(self) -> None:
-        """It is used from now on, inside of Trio."""
+        """It is used from now on.
+
+        Raises:
+            RuntimeError: Trio does not run.
+        """
+        start = trio.current_time()
         self._has_begun = True
+        # What a test has done before was at the time 0.
+        self._line_free += start
+        self._last_arrival += start
+        self._stalled_until += start
+        if self._end is not None:
+            self._end = (self._end[0] + start, self._end[1])
         self._cut_if_due()
 
     def reset(self) -> None:

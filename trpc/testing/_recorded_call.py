@@ -21,7 +21,8 @@ class RecordedCall:
 
     Attributes:
         method: its name on the wire, such as ``"Calculator.add"``.
-        args: positional arguments, as they were when the call began. On the serving side: all that the handler takes so.
+        args: positional arguments, as they were when the call began. On the serving side: all that were sent and that the
+            handler takes so.
         kwargs: those with a keyword.
         metadata: what came with it; empty if nothing.
         peer: who has called, or who is called if the recorder is the client's.
@@ -61,31 +62,58 @@ class ExpectedCall:
 
     Attributes:
         method: the name on the wire.
-        args: positional arguments.
+        args: positional arguments; None: any arguments, those with a keyword as well.
         kwargs: those with a keyword.
     """
 
     method: str
-    args: tuple[Any, ...]
+    args: tuple[Any, ...] | None
     kwargs: Mapping[str, Any]
 
     def matches(self, call: RecordedCall) -> bool:
         """Whether it is such a call."""
+        if self.method != call.method:
+            return False
         # The expected value is on the left: what equals anything is asked first.
-        return self.method == call.method and self.args == call.args and self.kwargs == call.kwargs
+        return self.args is None or (self.args == call.args and self.kwargs == call.kwargs)
 
     def __str__(self) -> str:
-        return written(self.method, self.args, self.kwargs)
+        return f"{self.method}(...)" if self.args is None else written(self.method, self.args, self.kwargs)
+
+
+class _NoArguments:
+    """Stands for no arguments in what is expected of a call, as ``recorder.assert_called("Stock.report", NO_ARGUMENTS)``."""
+
+    def __repr__(self) -> str:
+        return "NO_ARGUMENTS"
+
+
+NO_ARGUMENTS: Final = _NoArguments()
+"""Stands for no arguments in what is expected of a call, as ``recorder.assert_called("Stock.report", NO_ARGUMENTS)``."""
 
 
 def expected(method: str, /, *args: object, **kwargs: object) -> ExpectedCall:
     """A call with these arguments and no others, for ``recorder.assert_calls([expected("Calculator.add", 1, 2)])``.
 
-    Arguments are compared with ``==``; ``unittest.mock.ANY`` equals all of them. On the serving side they are those of the
-    handler: converted to the types that it takes, and positional wherever it takes them so, however the caller has
-    written them. On the calling side they are as the caller has written them.
+    Without arguments: a call with any. ``expected("Stock.report", NO_ARGUMENTS)``: one that has none.
+
+    Arguments are compared with ``==``; ``unittest.mock.ANY`` equals all of them. On the calling side they are as the caller has
+    written them. On the serving side they are those that the handler gets: converted to the types that it takes, and
+    positional wherever it takes them so. What the caller has left out is not among them, though the handler has a
+    default for it.
+
+    Raises:
+        TypeError: the method is no text, or there are other arguments beside ``NO_ARGUMENTS``.
     """
-    return ExpectedCall(method, args, kwargs)
+    if not isinstance(method, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of users without types
+        raise TypeError(
+            f'a call is the name of its method, then its arguments, as in "Calculator.add", 1, 2; the name is not {method!r}'
+        )
+    if not any(value is NO_ARGUMENTS for value in args):
+        return ExpectedCall(method, args if args or kwargs else None, kwargs)
+    if len(args) > 1 or kwargs:
+        raise TypeError("NO_ARGUMENTS goes with no others")
+    return ExpectedCall(method, (), {})
 
 
 def written(method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

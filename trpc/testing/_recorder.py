@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
-from ._recorded_call import ExpectedCall, RecordedCall, written
+from ._recorded_call import ExpectedCall, RecordedCall, expected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import NoReturn
 
     from .. import Call, Proceed
@@ -83,17 +84,18 @@ class Recorder:
 
         Args:
             method: its name on the wire, such as ``"Calculator.add"``.
-            *args: what it was called with, as :func:`expected` takes it; without any, here and with keywords, the arguments
-                do not matter.
+            *args: what it was called with, as :func:`expected` takes it: without any, here and with keywords, the arguments
+                do not matter; ``NO_ARGUMENTS`` stands for none.
             **kwargs: as well.
 
         Raises:
             AssertionError: it was not. The message has the calls that were made instead, one in a line.
         """
         __tracebackhide__ = True
-        found = self._found(method, args, kwargs)
+        want = expected(method, *args, **kwargs)
+        found = self._found(want)
         if not found:
-            self._fail(f"{_text(method, args, kwargs)} was not called")
+            self._fail(f"{want} was not called")
         return found[-1]
 
     def assert_called_once(self, method: str, /, *args: object, **kwargs: object) -> RecordedCall:
@@ -101,7 +103,7 @@ class Recorder:
 
         Args:
             method: its name on the wire.
-            *args: as for :meth:`assert_called`.
+            *args: as for :meth:`assert_called`: without any, they do not matter.
             **kwargs: as well.
 
         Raises:
@@ -116,6 +118,13 @@ class Recorder:
     def assert_not_called(self, method: str | None = None, /, *args: object, **kwargs: object) -> None:
         """Checks that a method was not called, with these arguments if there are any; None: that nothing was.
 
+        Nothing tells whether there is such a method: with a wrong name it passes for ever.
+
+        Args:
+            method: its name on the wire.
+            *args: as for :meth:`assert_called`.
+            **kwargs: as well.
+
         Raises:
             AssertionError: it was.
         """
@@ -123,8 +132,10 @@ class Recorder:
         if method is None:
             if self.calls:
                 self._fail("there should be no calls")
-        elif found := self._found(method, args, kwargs):
-            self._fail(f"{_text(method, args, kwargs)} was called, {_times(len(found))}")
+            return
+        want = expected(method, *args, **kwargs)
+        if found := self._found(want):
+            self._fail(f"{want} was called, {_times(len(found))}")
 
     def assert_calls(self, expected: Iterable[str | ExpectedCall], *, any_order: bool = False) -> None:
         """Checks that these calls were made, in this order, and no others.
@@ -136,23 +147,26 @@ class Recorder:
 
         Raises:
             AssertionError: it was not so. The message says what differs first, and has the calls that were made.
+            TypeError: what is expected is a text, or not all in it are texts and expected calls.
         """
         __tracebackhide__ = True
-        wanted, left = list(expected), list(self.calls)
-        for position, want in enumerate(wanted):
-            candidates = left if any_order else left[:1]
-            match = next((call for call in candidates if _matches(want, call)), None)
-            if match is None:
-                self._fail(
-                    f"{_expected_text(want)} was not called, or not so often"
-                    if any_order
-                    else f"call {position + 1} should be {_expected_text(want)}, "
-                    + (f"and is {left[0]}" if left else f"but there were only {_number(position)}")
-                )
-            left.remove(match)
-        if left:
+        if isinstance(expected, str):
+            raise TypeError(f"assert_calls takes a list of calls, as in [{expected!r}], not a text")
+        wanted = [_expected(want) for want in expected]
+        if any_order:
+            missing, others = _unmatched(wanted, self.calls)
+            if missing is not None:
+                self._fail(f"{missing} was not called, or not so often")
+        else:
+            for position, want in enumerate(wanted):
+                if position == len(self.calls):
+                    self._fail(f"call {position + 1} should be {want}, but there were only {_number(position)}")
+                if not want.matches(self.calls[position]):
+                    self._fail(f"call {position + 1} should be {want}, and is {self.calls[position]}")
+            others = self.calls[len(wanted) :]
+        if others:
             self._fail(
-                f"there should be {_number(len(wanted))}, and there were {len(self.calls)}; not expected: {left[0]}"
+                f"there should be {_number(len(wanted))}, and there were {len(self.calls)}; not expected: {others[0]}"
             )
 
     async def wait_called(self, method: str, /, *args: object, **kwargs: object) -> RecordedCall:
@@ -166,18 +180,17 @@ class Recorder:
             *args: as for :meth:`assert_called`.
             **kwargs: as well.
         """
+        want = expected(method, *args, **kwargs)
         await trio.lowlevel.checkpoint()
-        while not (found := self._found(method, args, kwargs)):
+        while not (found := self._found(want)):
             await self._has_called.park()
         return found[0]
 
     def __repr__(self) -> str:
         return f"<Recorder of {_number(len(self.calls))}>"
 
-    def _found(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[RecordedCall]:
-        has_arguments = bool(args or kwargs)
-        want = ExpectedCall(method, args, kwargs)
-        return [call for call in self.calls_of(method) if not has_arguments or want.matches(call)]
+    def _found(self, want: ExpectedCall) -> list[RecordedCall]:
+        return [call for call in self.calls if want.matches(call)]
 
     def _fail(self, problem: str) -> NoReturn:
         __tracebackhide__ = True
@@ -198,16 +211,43 @@ def _copied(value: Any) -> Any:
         return value
 
 
-def _matches(want: str | ExpectedCall, call: RecordedCall) -> bool:
-    return want == call.method if isinstance(want, str) else want.matches(call)
+def _expected(want: str | ExpectedCall) -> ExpectedCall:
+    return want if isinstance(want, ExpectedCall) else expected(want)
 
 
-def _expected_text(want: str | ExpectedCall) -> str:
-    return f"{want}(...)" if isinstance(want, str) else str(want)
+def _unmatched(
+    wanted: Sequence[ExpectedCall], calls: Sequence[RecordedCall]
+) -> tuple[ExpectedCall | None, list[RecordedCall]]:
+    """The first expected call that no call is left for, or None; and the calls that are left.
 
-
-def _text(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    return written(method, args, kwargs) if args or kwargs else method
+    What is expected may be several of the calls, so that which one it gets is changed when another one wants that.
+    """
+    call_of: dict[int, int] = {}
+    want_of: dict[int, int] = {}
+    for new, missing in enumerate(wanted):
+        reached_by: dict[int, int] = {}
+        free: int | None = None
+        queue = deque([new])
+        while queue and free is None:
+            want = queue.popleft()
+            for number, call in enumerate(calls):
+                if number in reached_by or not wanted[want].matches(call):
+                    continue
+                reached_by[number] = want
+                if number not in want_of:
+                    free = number
+                    break
+                queue.append(want_of[number])
+        if free is None:
+            return missing, []
+        # Each on the way gets the one that it has reached, and leaves its own to who has reached that.
+        given: int | None = free
+        while given is not None:
+            want = want_of[given] = reached_by[given]
+            own = call_of.get(want)
+            call_of[want] = given
+            given = own
+    return None, [call for number, call in enumerate(calls) if number not in want_of]
 
 
 def _number(count: int) -> str:
