@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import types
 import inspect
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine
@@ -647,8 +648,15 @@ async def test_what_is_thrown_into_an_untyped_call():
 async def test_an_untyped_call_may_be_driven_by_hand():
     async with connected(Service()) as (client, _):
         call = client.proxy("Service").value(object())
+
+        @types.coroutine
+        def drive():
+            answer = None
+            while True:
+                answer = yield call.send(answer)
+
         with pytest.raises(trpc.InvalidArguments):
-            call.send(None)
+            await drive()
 
 
 def traceback_of(exc):
