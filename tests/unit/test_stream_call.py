@@ -2,8 +2,8 @@
 
 import contextlib
 import gc
-import types
 import inspect
+import types
 import warnings
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine
 
