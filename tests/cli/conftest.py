@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from cli.running import invoke
-from cli.terminal import TRPC, environment
+from cli.terminal import TRPC, ends_with_parent, environment
 
 
 @pytest.fixture(scope="session")
@@ -18,11 +18,15 @@ def url():
         stderr=subprocess.DEVNULL,
         env=environment(),
         text=True,
+        preexec_fn=ends_with_parent,
     )
-    with process.stdout:
+    try:
         yield process.stdout.readline().strip()
         process.terminate()
         assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture

@@ -251,6 +251,10 @@ def note(path, word):
         file.write(word + "\n")
 
 
+async def note_later():
+    """It cannot be served, as it is async."""
+
+
 def all_services():
     """What `trpc serve cli.services:all_services` serves."""
     return [Shop(), Streams(), Trouble()]

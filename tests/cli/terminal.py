@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import pty
@@ -19,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TRPC = [sys.executable, "-m", "trpc"]
 # Seconds after which a test is given up.
 PATIENCE = 60
+# Loaded before there is a new process, where it could not be.
+_LIBC = ctypes.CDLL(None)
 
 
 def environment(**others):
@@ -30,6 +33,11 @@ def environment(**others):
     }
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return {**kept, "PYTHONPATH": path, "TERM": "xterm-256color", **others}
+
+
+def ends_with_parent():
+    """In a new process: it is killed when the process of the tests is, which then cannot end it."""
+    _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 class Terminal:

@@ -1,9 +1,14 @@
 """``trpc call`` from the arguments to the exit code, with a real server."""
 
 import json
+import socket
+import threading
 
 import pytest
 from cli.running import error_of, invoke
+
+from trpc._cli._exits import CommandError
+from trpc._cli._input import whole_of
 
 
 def test_arguments_by_position_and_by_name(trpc_):
@@ -160,3 +165,47 @@ def test_nobody_listens():
 )
 def test_command_lines_that_are_wrong(args, error):
     assert error_of(invoke("call", *args)).startswith(error)
+
+
+@pytest.mark.parametrize("command", ["call", "bench"])
+@pytest.mark.parametrize("option", ["--timout=2s", "-h", "-hello", "-5h", "--", "-i"])
+def test_options_that_are_unknown(trpc_, command, option):
+    """They are sent to no method, and none of them is a help that was asked for."""
+    done = trpc_(command, "Shop.factor", option)
+    if option in {"--", "-5h"}:
+        assert "(Shop.factor(n: int) -> list[int])" in error_of(done)
+    else:
+        assert error_of(done).startswith(f"no such option: {option.partition('=')[0]} (")
+        assert "-- goes before values that begin with -)" in done.errors
+
+
+def test_values_that_begin_with_a_hyphen(trpc_):
+    values = ["-1", "-.5", "-1e3", "-inf", "-PT5S"]
+    done = trpc_("call", "Shop.untyped", *values, "--timeout", "1m", "--json")
+    assert done.output == '[-1,["-.5",-1000.0,"-inf","-PT5S"],{}]\n'
+    assert trpc_("call", "--json", "Shop.untyped", "--", "-h", "--json").json == ["-h", ["--json"], {}]
+    assert "did you mean --json?" in error_of(trpc_("call", "Shop.untyped", "1", "--jsno"))
+
+
+def test_numbers_that_json_has_not(trpc_):
+    assert trpc_("call", "Streams.total", "[1e308, 1e308]").code == 1
+    assert trpc_("call", "Streams.total", "-", stdin=b"inf\n").output == "Infinity\n"
+    assert trpc_("call", "Streams.total", "-", "--json", stdin=b"nan\n").output == "NaN\n"
+
+
+async def test_standard_input_that_is_closed(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(CommandError, match="cannot read standard input: it is closed"):
+        await whole_of(None)
+
+
+def test_a_server_that_is_lost_before_the_call():
+    def accept_and_close():
+        listener.accept()[0].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept_and_close)
+        thread.start()
+        done = invoke("call", f"tcp://127.0.0.1:{listener.getsockname()[1]}", "Shop.echo", "1")
+        thread.join()
+    assert error_of(done, 3).endswith("(it was not executed)")

@@ -115,6 +115,9 @@ def test_a_server_that_does_not_tell(without_reflection):
         assert "the server does not tell what it" in error_of(invoke(command[0], url, *command[1:]))
     assert invoke("call", url, "Shop.untyped", "1", "x", "k=[2]", "--json").json == [1, ["x"], {"k": [2]}]
     assert invoke("call", url, "Streams.count", "2", "--stream").lines == ["0", "1"]
+    done = invoke("call", url, "Streams.count", "2")
+    assert error_of(done) == "Streams.count gives a stream (--stream prints its items)"
+    assert "(is this the address of a trpc server" in error_of(invoke("call", url, "Shop.echo", "1", "--stream"), 3)
     assert "Shop.nothing" in error_of(invoke("call", url, "Shop.nothing"))
     assert error_of(invoke("call", url, "Shop.factor", "a")).startswith("Shop.factor: argument 'n': Expected `int`")
     assert invoke("bench", url, "Shop.echo", "1", "--calls", "3").code == 0
@@ -150,6 +153,13 @@ def test_completion(url):
     assert "complete --no-files --command trpc" in invoke("completion", "fish").output
     assert error_of(invoke("completion", "zsch")) == "'zsch' is no shell that is known (did you mean zsh?)"
     assert environment()["TERM"]
+
+
+def test_the_program_without_a_command():
+    """It shows its help, as it is laid out."""
+    done = invoke()
+    assert (done.code, done.output) == (2, "")
+    assert done.errors == invoke("--help").output
 
 
 def test_the_program_itself():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli.running import invoke
+from cli.terminal import ends_with_parent
 from docs.pages import DOCS, blocks_of
 
 from trpc._cli._exits import ExitCode
@@ -64,6 +65,7 @@ def shell(tmp_path_factory):
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=folder,
+        preexec_fn=ends_with_parent,
     ) as server:
         url = server.stdout.readline().strip()
 

@@ -1,6 +1,10 @@
 """Parts of the command line by themselves."""
 
+import errno
+import io
 import math
+import pathlib
+import socket
 import threading
 
 import click
@@ -10,14 +14,17 @@ from cli.running import error_of, invoke
 from cli.terminal import in_terminal
 
 import trpc
+from trpc._cli import _app, _call, _top
 from trpc._cli._binding import bind
+from trpc._cli._connecting import Target
 from trpc._cli._durations import DURATION, shown, shown_long
 from trpc._cli._exits import CommandError, ExitCode, explained
 from trpc._cli._latencies import Latencies, histogram_lines
+from trpc._cli._output import print_text
 from trpc._cli._python_source import bracketed, docstring, quoted
 from trpc._cli._results import json_bytes
 from trpc._cli._running import run
-from trpc._cli._signatures import signature_text
+from trpc._cli._signatures import services_of, signature_text
 from trpc._cli._targets import names_of, services_at
 from trpc._cli._text import clean, near, one_line
 from trpc._cli._top_table import lines_of, screen_of
@@ -109,6 +116,35 @@ def test_errors(error, code, text, capsys):
     assert (found.code, capsys.readouterr().err) == (code, f"trpc: {text}\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("x. If it is of a CA of your own: ssl_context=ssl.create_default_context(cafile='ca.pem')", "x. If it is of a CA of your own: --tls-ca FILE"),
+        ("x: it asks for a certificate, see ssl_context.load_cert_chain()", "x: it asks for a certificate, see --tls-cert"),
+        ("the server asks for credentials, such as trpc.connect(url, token=...)", "the server asks for credentials"),
+    ],
+)  # fmt: skip
+def test_advice_for_python_is_for_a_shell_here(text, shown):
+    assert explained(trpc.Unavailable(text)).message == shown
+    library = "".join(path.read_text() for path in pathlib.Path(trpc.__file__).parent.glob("_*.py"))
+    assert text[-30:].rpartition("trpc")[2] in library
+
+
+def test_that_nothing_was_executed_is_said_only_of_calls():
+    assert explained(trpc.ConnectionLost("x"), executes=False).hint == ""
+
+
+async def test_a_server_that_is_silent_is_left_at_once(tmp_path, autojump_clock):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        start = trio.current_time()
+        with trio.move_on_after(1):
+            async with Target(url=f"unix://{tmp_path}/socket").connected() as client:
+                await services_of(client)
+        assert trio.current_time() - start == pytest.approx(1)
+
+
 def test_mistakes_of_the_program_are_not_explained():
     assert explained(ValueError()) is None
     assert explained(ExceptionGroup("", [ValueError(), trpc.Unavailable("x")])) is None
@@ -163,6 +199,87 @@ def test_json_of_keys_that_are_bytes():
     assert json_bytes({b"a": [{b"\xff": 1, "c": b"d"}]}) == b'{"YQ==":[{"/w==":1,"c":"ZA=="}]}'
 
 
+def test_json_of_odd_numbers():
+    assert (
+        json_bytes({"a": [None, math.nan], "b": -math.inf, "c": b"d"}) == b'{"a":[null,NaN],"b":-Infinity,"c":"ZA=="}'
+    )
+    assert json_bytes({"a": (None, 1.5, "null")}) == b'{"a":[null,1.5,"null"]}'
+
+
+def test_json_of_keys_that_it_cannot_have():
+    with pytest.raises(CommandError, match="the result cannot be written as JSON"):
+        json_bytes({None: 1})
+
+
+class Full(io.RawIOBase):
+    """As a disk is."""
+
+    def writable(self):
+        return True
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_output_that_cannot_be_written(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(Full(), write_through=True))
+    with pytest.raises(CommandError, match="cannot write to standard output: No space left on device"):
+        print_text("x")
+
+
+def test_other_errors_of_the_system_are_mistakes(monkeypatch):
+    def fails(*_, **__):
+        raise PermissionError(errno.EPERM, "x")
+
+    monkeypatch.setattr(_app.app, "main", fails)
+    with pytest.raises(PermissionError):
+        invoke("list")
+
+
+class Fake:
+    """A client of a server that answers like that."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def proxy(self, _):
+        return self
+
+    async def activity(self, _):
+        await self.answer()
+
+    async def ping(self):
+        await self.answer()
+
+
+def raising(exc):
+    async def answer():
+        raise exc
+
+    return answer
+
+
+async def test_top_of_a_server_that_does_not_know_who_asks():
+    with pytest.raises(CommandError) as raised:
+        await _top._Look(Fake(raising(trpc.Unauthenticated("x"))), Target(url="")).activity()
+    assert (raised.value.code, raised.value.message) == (3, "x")
+    assert "--token" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("answer", "waited", "said"),
+    [
+        (trio.lowlevel.checkpoint, 0, "the handler has ended"),
+        (trio.lowlevel.checkpoint, 10, "the handler may still be running"),
+        (trio.sleep_forever, 0, "the handler may still be running"),
+        (raising(trpc.ConnectionLost("x")), 0, "the connection was lost, and the handler may still be running"),
+    ],
+)
+async def test_what_became_of_a_handler(answer, waited, said, autojump_clock):
+    made = _call._Call(Fake(answer), "", None, False, False)
+    assert await made._what_became(trio.current_time() - waited) == said
+
+
 def test_targets(tmp_path, monkeypatch):
     (tmp_path / "broken_target.py").write_text("import nowhere_at_all")
     monkeypatch.chdir(tmp_path)
@@ -195,6 +312,11 @@ def test_the_table_of_top():
     with console.capture() as capture:
         console.print(screen_of("u", activity, 80, 7))
     assert "… and 1 lines more" in capture.get()
+    assert "TIME LEFT" in capture.get()
+    with console.capture() as capture:
+        console.print(screen_of("u", activity, 40, 7))
+    head, row = capture.get().splitlines()[2:4]
+    assert [head.split(), row.split()[0], row.split()[-1]] == [["METHOD", "PEER", "AGE", "STATE"], "A.b", "cancelling"]
 
 
 def test_describe_in_a_terminal(url):
@@ -203,3 +325,15 @@ def test_describe_in_a_terminal(url):
     assert "Sells items." in terminal.text
     done = invoke("call", url, "Shop.untyped")
     assert error_of(done).startswith("there is no argument for 'value'")
+
+
+@pytest.mark.parametrize("command", ["ping", "list", "call"])
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_a_token_that_is_empty(command, given, monkeypatch):
+    arguments = ["A.b"] if command == "call" else []
+    if given == "option":
+        arguments += ["--token", ""]
+    else:
+        monkeypatch.setenv("TRPC_TOKEN", "")
+    text = error_of(invoke(command, "tcp://127.0.0.1:1", *arguments))
+    assert text.startswith("the token is empty, as a setting is that was forgotten")

@@ -5,18 +5,27 @@ import os
 import signal
 import socket
 import subprocess
+from types import MappingProxyType
 
 import pytest
 import trustme
 from cli.running import error_of, invoke
-from cli.terminal import TRPC, environment, in_terminal
+from cli.terminal import TRPC, ends_with_parent, environment, in_terminal
+
+from trpc.__main__ import main
 
 
 @contextlib.contextmanager
-def served(*args, **options):
+def served(*args, variables=MappingProxyType({}), **options):
     """A server without a terminal: gives its process and its URL."""
     process = subprocess.Popen(
-        [*TRPC, "serve", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True, **options
+        [*TRPC, "serve", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(**variables),
+        text=True,
+        preexec_fn=ends_with_parent,
+        **options,
     )
     try:
         yield process, process.stdout.readline().strip()
@@ -42,14 +51,15 @@ def test_what_it_prints():
 
 def test_calls_in_flight_are_finished(tmp_path):
     notes = tmp_path / "notes"
+    os.mkfifo(notes)
     with served("cli.services:all_services", "--grace", "50ms") as (process, url):
         with in_terminal("call", url, "Trouble.wait", str(notes)) as call:
-            while not notes.exists():
-                pass
+            # A pipe, which waits for the handler that writes to it.
+            assert notes.read_text() == "begun\n"
             process.send_signal(signal.SIGINT)
+            assert notes.read_text() == "ended\n"
             assert call.end() == 3
         assert process.wait(60) == 0
-    assert notes.read_text() == "begun\nended\n"
 
 
 def test_token(monkeypatch):
@@ -85,9 +95,14 @@ def test_tls(tmp_path):
         assert url.startswith("tls://127.0.0.1:")
         shown = ["--tls-ca", tmp_path / "ca", "--tls-cert", tmp_path / "cert", "--tls-key", tmp_path / "key"]
         assert invoke("call", url, "Shop.echo", "1", *shown).output == "1\n"
-        assert invoke("call", url, "Shop.echo", "1").code == 3
-        assert invoke("call", url, "Shop.echo", "1", *shown[:2]).code == 3
-        assert invoke("call", url.replace("tls", "tcp"), "Shop.echo", "1").code == 3
+        for target, options, reason in (
+            (url, [], "certificate"),
+            (url, shown[:2], "certificate"),
+            (url.replace("tls", "tcp"), [], "is it with TLS"),
+        ):
+            done = invoke("call", target, "Shop.echo", "1", *options)
+            assert done.code == 3
+            assert reason in done.errors.splitlines()[-1]
 
 
 def test_unix_socket(tmp_path):
@@ -118,6 +133,12 @@ def test_insecure():
     ("target", "error"),
     [
         ("nowhere", "'nowhere' is not of the form module:Name (such as shop.service:Orders)"),
+        (
+            "./no/where.py:X",
+            "'./no/where.py' is the path of a file, and not the name of a module (did you mean no.where:X?)",
+        ),
+        (f"{__file__}:X", f"{__file__!r} is the path of a file, and not the name of a module (such as "),
+        ("cli.services:note_later", "cli.services:note_later is an async function (name an object, "),
         ("no.where:X", "there is no module 'no' (looked in "),
         ("cli.nowhere:X", "there is no module 'cli.nowhere'"),
         ("cli.services:Shap", "there is no 'Shap' in cli.services (did you mean Shop?)"),
@@ -142,11 +163,40 @@ def test_targets_that_are_wrong(target, error):
         (["--tls-cert", "x"], "a certificate is for TLS, which this URL is without"),
         (["--url", "tls://127.0.0.1:0", "--tls-cert", "/nowhere"], "cannot load /nowhere: No such file"),
         (["--url", "unix:///nowhere/socket"], "cannot listen on the Unix socket '/nowhere/socket'"),
-        (["--url", "tcp://1.2.3.4:0", "--reload"], "cannot listen on 1.2.3.4:0: "),
+        (["--url", "tcp://1.2.3.4:0", "--reload"], "cannot listen on 1.2.3.4:0: Cannot assign requested address"),
+        (["--url", "tls://127.0.0.1:0", "--reload"], "TLS needs a certificate (--tls-cert FILE"),
+        (["--token", ""], "the token is empty"),
+        (["--token", "", "--reload"], "the token is empty"),
     ],
 )
 def test_options_that_are_wrong(options, error):
     assert error_of(invoke("serve", "cli.services:Shop", *options)).startswith(error)
+
+
+@pytest.mark.parametrize("options", [[], ["--reload"]])
+def test_an_empty_variable_is_no_token(options, monkeypatch):
+    """It is a mistake, and would let in everybody."""
+    monkeypatch.setenv("TRPC_TOKEN", "")
+    assert error_of(invoke("serve", "cli.services:Shop", *options)).startswith("the token is empty")
+    # One that is given takes its place.
+    assert "no module" in error_of(invoke("serve", "nowhere:X", "--token", "t", *options))
+
+
+@pytest.mark.parametrize("target", ["bogus", "no.where:X", "./no.py:X"])
+def test_reload_of_what_no_change_can_mend(target):
+    plain = error_of(invoke("serve", target))
+    assert error_of(invoke("serve", target, "--reload")) == plain
+
+
+def test_ctrl_c_while_the_program_is_imported(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trpc._cli._app.run_app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "trpc: cancelled\n"
 
 
 def test_a_port_in_use():
@@ -154,7 +204,8 @@ def test_a_port_in_use():
         port = taken.getsockname()[1]
         for more in ([], ["--reload"]):
             done = invoke("serve", "cli.services:Shop", "--url", f"tcp://127.0.0.1:{port}", *more)
-            assert "in use" in error_of(done)
+            assert "in use" in (error := error_of(done))
+            assert f"`ss -ltnp 'sport = :{port}'` shows which" in error
 
 
 SERVICE = """
@@ -167,11 +218,19 @@ class Answers:
 """
 
 
-def answer_becomes(url, wanted, path, text):
+def wait_for_line(process, text):
+    """Reads what the process says, up to a line with this text."""
+    while text not in (line := process.stderr.readline()):
+        assert line, f"it has ended, and has not said {text!r}"
+
+
+def answer_becomes(process, url, wanted, path, text):
     """Writes the file, and waits until the server is another one."""
     path.write_text(text)
+    wait_for_line(process, "serving ")
+    # It may be started twice, if it saw the file while it was written.
     while invoke("call", url, "Answers.answer").output != wanted:
-        os.sched_yield()
+        wait_for_line(process, "serving ")
 
 
 @pytest.mark.parametrize("url", ["tcp://localhost:0", "unix://{}/socket"])
@@ -179,18 +238,20 @@ def test_reload(tmp_path, url):
     file = tmp_path / "answers.py"
     file.write_text(SERVICE.format(1))
     where = url.format(tmp_path)
-    with served("answers:Answers", "--reload", "--url", where, "--token", "t", "--reflection", cwd=tmp_path) as (
+    with served(
+        "answers:Answers", "--reload", "--url", where, "--token", "t", "--grace", "0.01ms", "--reflection", cwd=tmp_path
+    ) as (
         process,
         url,
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TRPC_TOKEN", "t")
+            wait_for_line(process, "serving ")
             assert invoke("call", url, "Answers.answer").output == "1\n"
-            answer_becomes(url, "2\n", file, SERVICE.format(2))
+            answer_becomes(process, url, "2\n", file, SERVICE.format(2))
             file.write_text("this is no Python")
-            while "waiting for a change" not in (line := process.stderr.readline()):
-                assert line
-            answer_becomes(url, "3\n", file, SERVICE.format(3))
+            wait_for_line(process, "waiting for a change")
+            answer_becomes(process, url, "3\n", file, SERVICE.format(3))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
 
@@ -200,5 +261,6 @@ def test_reload_ends_with_the_process_that_starts_it(tmp_path):
     with served("answers:Answers", "--reload", cwd=tmp_path) as (process, url):
         assert invoke("call", url, "Answers.answer").output == "1\n"
         process.kill()
-        while invoke("call", url, "Answers.answer").code != 3:
-            pass
+        # The server has it, too.
+        assert process.stdout.read() == ""
+        assert invoke("call", url, "Answers.answer").code == 3

@@ -1,17 +1,19 @@
 """``trpc stub``: what it writes, from a server and from one that means harm."""
 
 import json
-import pathlib
+import re
 import subprocess
 import sys
+import typing
 
 import pytest
 from cli.running import error_of, invoke
 from cli.terminal import ROOT, environment
 from cli.test_type_expressions import info
 
+import trpc._cli._type_expressions
 from trpc._cli._exits import CommandError
-from trpc._cli._stub_source import stub_source
+from trpc._cli._stub_source import stub_of
 
 
 def method(name, *parameters, returns="None", doc="", is_stream=False, deprecated=None):
@@ -187,7 +189,7 @@ def test_options(url, tmp_path):
 
 
 def compiled(*services):
-    source = stub_source(list(services))
+    source = stub_of(list(services)).source
     # It does nothing but define and import: what is hostile in it is not run.
     namespace = {"__name__": "stub"}
     sys.modules["stub"] = type(sys)("stub")
@@ -203,7 +205,7 @@ HOSTILE = [
     'x"""\nimport os\n"""',
     "class",
     "",
-    "é",
+    "ﬁ",
     "a" * 1000,
     "\x1b[31m",
     "__init__",
@@ -266,6 +268,96 @@ def test_names_that_are_taken():
     assert "x: collections.abc.AsyncIterable[int]" in source
     assert "-> _datetime.date: ..." in source
     assert namespace["Orders"].f
+    several, _ = compiled(*(service(f"{letter}.X", method("X2")) for letter in "abcd"))
+    assert re.findall("class (.*)\\(", several) == ["X", "X3", "X4", "X5"]
+
+
+MODULES = ["builtins", "collections", "dataclasses", "datetime", "decimal", "enum", "msgspec", "trpc", "typing", "uuid"]
+
+
+@pytest.mark.parametrize("name", [*MODULES, "list", "dict", "Any", "NotRequired", "AsyncIterator"])
+def test_members_that_are_called_as_what_the_stub_uses(name):
+    text = "list[datetime.date | uuid.UUID | decimal.Decimal] | None"
+    types = [
+        info(kind.capitalize(), kind, (name, "list[int]", "[]"), (f"_{name}", "Any", "[]"), ("x", text, "[]"))
+        for kind in ("dataclass", "struct")
+    ]
+    types += [info("Typed", "typeddict", (name, "int", "1"), ("x", text, "..."))]
+    types += [info("Tuple", "namedtuple", (name, text), ("x", text))]
+    source, namespace = compiled(
+        service(
+            "A",
+            method(name, returns=text),
+            method("later", ("x", text), ("y", "AsyncIterable[Any]"), returns="AsyncIterator[Any]", is_stream=True),
+            *(method(f"uses{number}", returns=one["name"]) for number, one in enumerate(types)),
+            types=types,
+        )
+    )
+    assert namespace["Dataclass"]().x == namespace["Struct"]().x == []
+    for one in ("Dataclass", "Struct", "Typed"):
+        assert "x" in typing.get_type_hints(namespace[one], namespace)
+    # Where it is a method's, the decorators below are not to be of it.
+    assert ("@trpc.method" in source) == (name != "trpc")
+
+
+def test_letters_of_any_script():
+    source, namespace = compiled(
+        service("Größen", method("größe", ("é", "Maß | None")), types=[info("Maß", "dataclass", ("länge", "float"))])
+    )
+    assert "async def größe(self, é: Maß | None) -> None: ..." in source
+    assert namespace["Größen"]
+    assert namespace["Maß"](1.0).länge == 1.0
+
+
+def test_what_is_left_out_is_said(monkeypatch, url):
+    services = [service("A", *(method(f"a-{number}") for number in range(7)), method("b"))]
+    assert stub_of(services).left_out == [f"A.a-{number}" for number in range(7)]
+
+    async def fake(_):
+        return services
+
+    monkeypatch.setattr("trpc._cli._stub.required_services_of", fake)
+    done = invoke("stub", url)
+    assert done.code == 0
+    assert done.errors == (
+        "trpc: warning: left out, as Python cannot have it: A.a-0, A.a-1, A.a-2, A.a-3, A.a-4 and 2 more\n"
+    )
+
+
+def test_classes_that_several_services_have():
+    def types(last):
+        return [
+            info("Outer", "dataclass", ("x", "Inner")),
+            info("Inner", "dataclass", ("x", "Outer | Last | None")),
+            info("Last", "dataclass", ("x", last)),
+        ]
+
+    same, _ = compiled(*(service(name, method("f", ("x", "Outer")), types=types("int")) for name in "AB"))
+    assert same.count("@dataclasses.dataclass") == 3
+    # What refers to a class that is another one is another one itself.
+    other, namespace = compiled(
+        *(service(name, method("f", ("x", "Outer")), types=types(t)) for name, t in (("A", "int"), ("B", "str")))
+    )
+    assert other.count("@dataclasses.dataclass") == 6
+    assert typing.get_type_hints(namespace["BInner"], namespace)["x"] == namespace["BOuter"] | namespace["BLast"] | None
+
+
+def test_work_grows_with_the_answer_and_not_faster(monkeypatch):
+    """Each text is parsed a few times, however the classes refer to each other."""
+    calls = []
+    count = trpc._cli._type_expressions._check
+    monkeypatch.setattr("trpc._cli._type_expressions._check", lambda *args: (calls.append(args), count(*args)))
+    size = 300
+    chain = [info(f"T{number}", "dataclass", ("a", f"T{(number + 1) % size}")) for number in range(size)]
+    stub_of([service(name, method("f", ("x", "T0")), types=chain) for name in "AB"])
+    assert len(calls) < 20 * size
+
+
+def test_a_default_that_is_no_number_is_none():
+    source, _ = compiled(
+        service("A", method("f", ("x", "float", "1e999")), types=[info("B", "dataclass", ("x", "float", "1e999"))])
+    )
+    assert "inf" not in source.partition("class")[2].replace("Interfaces", "")
 
 
 def test_parameters():
@@ -289,9 +381,9 @@ def test_parameters():
         "async def g(self, a: int, /, **b: int) -> None: ...",
         "async def h(self, *a: int, b: int = 2) -> None: ...",
         "async def i(self, a: str = ..., b: list[int] = ..., c: float = 1, d: None = None) -> None: ...",
-        '# Left out, as it has no name in Python: "j"',
-        '# Left out, as it has no name in Python: "k"',
-        '# Left out, as it has no name in Python: "l"',
+        '# Left out, as Python cannot have it: "j"',
+        '# Left out, as Python cannot have it: "k"',
+        '# Left out, as Python cannot have it: "l"',
         "async def m(self, a: int, /) -> None: ...",
         "def n(self) -> AsyncIterator[int]: ...",
         f"async def {'o' * 60}(\n        self, {'a' * 30}: int, {'b' * 30}: int\n    ) -> None: ...",
@@ -345,5 +437,4 @@ def test_nothing_to_write():
 def test_what_cannot_be_written(monkeypatch):
     monkeypatch.setattr("trpc._cli._stub_source.docstring", lambda *_: ["'"])
     with pytest.raises(CommandError, match="cannot be written as Python"):
-        stub_source([service("A")])
-    assert pathlib.Path(ROOT).is_dir()
+        stub_of([service("A")])

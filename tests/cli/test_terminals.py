@@ -1,9 +1,12 @@
 """What people see: in a terminal of its own, with real processes."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from cli.running import invoke
@@ -95,6 +98,48 @@ def test_a_handler_that_takes_its_time(url, tmp_path):
         end.touch()
         # It has returned, in spite of all, and so the call is done.
         assert terminal.end() == 0
+    assert terminal.text.endswith("trpc: it was done before it could be cancelled\n")
+
+
+def test_a_timeout_of_a_handler_that_takes_its_time(url, tmp_path):
+    end = tmp_path / "end"
+    late = "trpc: timeout, waiting for the handler to end (Ctrl-C does not wait)"
+    with (
+        in_terminal("call", url, "Trouble.stay", str(end), "--timeout", "100ms") as patient,
+        in_terminal("call", url, "Trouble.stay", str(end), "--timeout", "100ms") as hasty,
+    ):
+        hasty.wait_for(late)
+        hasty.type("\x03")
+        assert hasty.end() == -signal.SIGINT
+        patient.wait_for(late)
+        end.touch()
+        assert patient.end() == 0
+    assert patient.text.endswith("trpc: it was done before it could be cancelled\n")
+
+
+def test_a_large_result_is_not_laid_out(url, tmp_path):
+    file = tmp_path / "file"
+    file.write_text(str(list(range(20_000))))
+    with in_terminal("call", url, "Shop.echo", f"@{file}") as terminal:
+        assert terminal.end() == 0
+    assert terminal.text == file.read_text() + "\n"
+    file.write_text("a\x1b" * 20_000)
+    with in_terminal("call", url, "Shop.echo", f"@{file}") as terminal:
+        assert terminal.end() == 0
+    assert terminal.text == "a\\x1b" * 20_000 + "\n"
+
+
+def test_ctrl_c_while_a_result_is_printed(url):
+    with subprocess.Popen(
+        [*TRPC, "call", url, "Shop.load", "200000"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b"trpc: cancelled: the call was done, and not all of its result is printed\n"
+    assert process.returncode == 130
 
 
 def test_ping_until_ctrl_c(url):
@@ -137,6 +182,33 @@ def test_bench_is_live_until_ctrl_c(url):
     assert terminal.text.endswith("trpc: cancelled\n")
 
 
+def test_bench_of_a_server_that_dies():
+    with in_terminal("serve", "cli.services:all_services") as server:
+        server.wait_for("\n")
+        with in_terminal("bench", server.text.split()[-1], "Shop.echo", "1", "--duration", "1h") as terminal:
+            terminal.wait_for("calls/s")
+            server.process.kill()
+            assert terminal.end() == 3
+    assert " calls of Shop.echo in " in terminal.text
+    assert " failed: ConnectionLost" in terminal.text
+    # Of all of its calls together, that one may have been executed is no news.
+    assert re.search(r"\ntrpc: connection to \S+ lost: [^()\n]+\n$", terminal.text)
+
+
+def test_bench_before_a_call_has_ended(url):
+    with in_terminal("bench", url, "Trouble.wait", "--concurrency", "1", "--duration", "1h") as terminal:
+        terminal.wait_for("0 calls/s")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+    assert "p50" not in terminal.text
+
+
+def test_top_in_a_dumb_terminal(url):
+    with in_terminal("top", url, TERM="dumb") as terminal:
+        assert terminal.end() == 0
+    assert "TIME LEFT" in terminal.text
+
+
 def run(*args, **options):
     return subprocess.run([*TRPC, *args], env=environment(), capture_output=True, timeout=60, check=False, **options)
 
@@ -173,6 +245,62 @@ def test_the_server_dies(url):
         assert server.end() == 3
     assert done.code == 3
     assert done.errors.endswith("(it may have been executed)\n")
+
+
+@pytest.fixture
+def http_port():
+    """Of a server that speaks something else."""
+
+    def serve():
+        while True:
+            try:
+                stream, _ = listener.accept()
+            except OSError:
+                return
+            with stream:
+                stream.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                stream.recv(1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_errors_are_one_line(http_port):
+    """What the library writes to its log is in the error as well, and nothing for the line that somebody completes."""
+    url = f"tcp://127.0.0.1:{http_port}"
+    done = run("call", url, "A.b")
+    assert done.returncode == 3
+    assert done.stderr.startswith(b"trpc: 127.0.0.1:")
+    assert done.stderr.count(b"\n") == 1
+    done = subprocess.run(
+        TRPC,
+        env=environment(_TRPC_COMPLETE="bash_complete", COMP_WORDS=f"trpc call {url} "),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert (done.stdout.strip(), done.stderr) == (b"", b"")
+
+
+def test_standard_streams_that_are_full_or_closed(url):
+    trpc = " ".join(TRPC)
+    script = f"""
+        {trpc} call {url} Shop.echo 1 > /dev/full; echo $?
+        {trpc} ping {url} -i 1ms > /dev/full; echo $?
+        {trpc} --help > /dev/full; echo $?
+        {trpc} call {url} Shop.echo 1 >&-; echo $?
+        {trpc} call {url} Shop.echo - <&-; echo $?
+    """
+    done = subprocess.run(["bash", "-c", script], env=environment(), capture_output=True, timeout=60, check=True)
+    assert done.stdout == b"1\n1\n1\n0\n2\n"
+    full, closed = b"output: No space left on device", b"input: it is closed (Shop.echo(value) -> Any)"
+    assert done.stderr.splitlines() == [b"trpc: cannot write to standard " + full] * 3 + [
+        b"trpc: cannot read standard " + closed
+    ]
 
 
 WITHOUT = """

@@ -146,7 +146,9 @@ class Follower:
         self._home = home
         self._installs = installs
         self._says = says
-        self._folder = home
+        # Where a terminal opens is not the home directory: a page that needs that one has to go there.
+        self._folder = self._start = home / "somewhere"
+        self._start.mkdir()
         self._port = free_port()
         self._terminals: dict[str, Terminal] = {}
         self.commands = 0
@@ -157,7 +159,11 @@ class Follower:
         runtime.mkdir(mode=0o700)
         for name in "systemctl", "journalctl", "loginctl":
             program = programs / name
-            program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "systemd.py"} {name} "$@"\n')
+            # What it prints is shown when it is done: what is typed next may need what it has started.
+            program.write_text(
+                f'#!/bin/sh\nsaid=$({sys.executable} {Path(__file__).parent / "systemd.py"} {name} "$@")\ncode=$?\n'
+                '[ -z "$said" ] || printf "%s\\n" "$said"\nexit $code\n'
+            )
             program.chmod(0o755)
         if shutil.which("systemd-analyze") is None:
             (programs / "systemd-analyze").symlink_to("/bin/true")
@@ -223,7 +229,7 @@ class Follower:
         if not name:
             raise PageIsWrong("the block does not say which terminal it is of")
         if name not in self._terminals:
-            self._terminals[name] = terminal = Terminal(self._home, self._environment)
+            self._terminals[name] = terminal = Terminal(self._start, self._environment)
             terminal.wait_for_prompt()
         terminal = self._terminals[name]
         steps = re.split(r"^(?=\$ |\^C$)", text, flags=re.MULTILINE)
@@ -256,8 +262,9 @@ class Follower:
             self._compare(expected, terminal.wait_for_output(expected))
         else:
             self._compare(expected, terminal.wait_for_prompt(INSTALLING if self._installs else PATIENCE))
-        if entered := re.search(r"\bcd (\S+)", command):
-            self._folder = self._home / entered[1]
+        for entered in re.findall(r"\bcd\b *([\w./~-]*)", command):
+            # Without a folder, and with ~, it is the home directory; that of another terminal is where its files are, too.
+            self._folder = self._home / entered[2:] if entered[:1] in {"", "~"} else self._folder / entered
 
     def _as_done(self, command: str) -> str:
         if command.startswith("pip install"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -71,4 +72,5 @@ def test_the_fuzzer_runs(name, tmp_path):
     found = [path.read_bytes().hex() for path in (tmp_path / "findings").iterdir()]
     assert not found, result.stderr[-5000:]
     assert result.returncode == 0, result.stderr[-5000:]
-    assert "NEW" in result.stderr, "it sees no coverage"
+    # On a busy machine it may find nothing new in that time.
+    assert re.search(r"cov: [1-9]\d", result.stderr), "it sees no coverage"

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli.terminal import in_terminal
 
-from .processes import TIMEOUT, started
+from .processes import started
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -43,14 +44,10 @@ def test_the_command_line():
         actual = server.stdout.readline().strip()
         assert server.stderr.readline() == answer.replace(url, actual).strip() + "\n"
         for line, output in others:
-            done = subprocess.run(
-                [*program, *shlex.split(line.replace(url, actual))],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=TIMEOUT,
-                check=False,
-            )
+            # In a terminal, as there it looks different.
+            with in_terminal(*shlex.split(line.replace(url, actual)), width=200) as terminal:
+                terminal.end()
+            shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text).strip()
             expected = ".*".join(map(re.escape, output.strip().split("...")))
-            assert re.fullmatch(expected, done.stdout.strip(), re.DOTALL), done.stdout
+            assert re.fullmatch(expected, shown, re.DOTALL), shown
     assert len(others) == 3

@@ -51,7 +51,7 @@ def transport(request, monkeypatch):
         return socket_stream_pair()
 
     monkeypatch.setattr(trio.testing, "memory_stream_pair", socket_stream_pair)
-    monkeypatch.setattr(trpc.testing.Link, "streams", streams_of_link)
+    monkeypatch.setattr(trpc.testing.Link, "_make_streams", streams_of_link)
     yield request.param
     # As with a memory stream, a test need not close the peer's end.
     for end in sockets:

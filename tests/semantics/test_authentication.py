@@ -138,6 +138,26 @@ async def test_an_error_in_authenticate_refuses_and_is_logged_without_the_token(
     assert_secret(caplog)
 
 
+@pytest.mark.parametrize(
+    ("token", "raised", "logged"),
+    [
+        ("secret", "user_secrets", "user_<the token>s"),
+        # Short ones are in words that have nothing to do with them.
+        ("x", "x is not expected", "'<the token> is not expected'"),
+    ],
+)
+async def test_a_short_token_is_left_out_of_the_log_as_a_word(token, raised, logged, caplog):
+    def authenticate(_):
+        raise ValueError(repr(raised))
+
+    async with connected(Service(), serve={"authenticate": authenticate}, token=token) as (client, _):
+        with pytest.raises(trpc.Unauthenticated):
+            await client.call("Service.who")
+    (text,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert logged in text
+    assert "Traceback (most recent call last)" in text
+
+
 async def test_an_error_without_a_token(caplog):
     async with connected(Service(), serve={"authenticate": lambda _: 1 / 0}) as (client, _):
         with pytest.raises(trpc.Unauthenticated):

@@ -1,23 +1,71 @@
-"""The arguments of a call, from those on the command line."""
+"""The arguments of a call, from those on the command line, and with what the server tells of its method."""
 
 from __future__ import annotations
 
+import re
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from ._exits import CommandError
+import click
+
+from .. import ConnectionLost
+from ._binding import bind
+from ._connecting import time_limit
+from ._exits import CommandError, ExitCode
 from ._input import chunks_of, lines_of, whole_of
-from ._text import one_line
+from ._signatures import method_in, services_of, signature_text
+from ._text import near, one_line
+from ._types import Types
 from ._values import BadValueError, bytes_value_of, json_value_of, takes_bytes, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
+    from .. import MethodInfo
     from ._binding import Bound, Given
-    from ._types import Types
+    from ._connecting import Target
 
 # Characters of a value in a message.
 _MAX_SHOWN: Final = 60
+
+
+# What begins with - and is a value: a negative number, or an ISO duration.
+_NEGATIVE: Final = re.compile(r"-(\d|\.\d|inf|nan|P)", re.IGNORECASE | re.ASCII)
+
+
+class ArgumentsCommand(click.Command):
+    """A command that takes the arguments of a call: of what begins with -, negative numbers are such, all else is options."""
+
+    def __init__(self, name: str | None, **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        # -h would be in the middle of a value, too.
+        self.context_settings = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuses options that are unknown, which would be taken for arguments."""
+        if not ctx.resilient_parsing:
+            self._check_options(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def _check_options(self, ctx: click.Context, args: list[str]) -> None:
+        takes_value = {
+            name: not (option.is_flag or option.count)
+            for option in self.get_params(ctx)
+            if isinstance(option, click.Option)
+            for name in option.opts
+        }
+        texts = iter(args)
+        for text in texts:
+            name, equals, _ = text.partition("=")
+            if text == "--":
+                return
+            if name in takes_value:
+                if takes_value[name] and not equals:
+                    next(texts, None)
+            elif text.startswith("-") and text != "-" and not _NEGATIVE.match(text):
+                similar = near(name, takes_value)
+                other = "-- goes before values that begin with -"
+                raise CommandError(f"no such option: {name}", hint=f"{similar} {other}" if similar else other)
 
 
 class Source(NamedTuple):
@@ -49,7 +97,7 @@ class Arguments(NamedTuple):
     """Items of streams that could not be sent. They make the call fail."""
 
     def opened(self) -> tuple[list[object], dict[str, object]]:
-        """The same, with new streams, for one call."""
+        """The arguments by position and by name, with new streams, for one call."""
         return [self._open(value) for value in self.args], {
             name: self._open(value) for name, value in self.kwargs.items()
         }
@@ -67,8 +115,51 @@ class Arguments(NamedTuple):
         return any(isinstance(value, ItemsFrom) for value in (*self.args, *self.kwargs.values()))
 
 
+class Prepared(NamedTuple):
+    """What is known before a call is made.
+
+    Attributes:
+        arguments: what to make it with.
+        method: what the server tells of the method; None: nothing.
+        signature: the method's, as a hint for people; empty if it is not known.
+    """
+
+    arguments: Arguments
+    method: MethodInfo | None
+    signature: str
+
+
+async def prepared(target: Target, name: str, texts: Sequence[str]) -> Prepared:
+    """Asks the server for a method, and makes the arguments of a call of it from what was written.
+
+    It has a connection of its own, which is left at once where the server does not answer, and which does not wait for
+    what is read from standard input.
+
+    Raises:
+        CommandError: there is no such method, the arguments are none for it, or the time is over.
+        RPCError: the server cannot be asked.
+    """
+    try:
+        with time_limit(target.timeout):
+            async with target.connected() as client:
+                services = await services_of(client)
+    except ConnectionLost as exc:
+        raise CommandError(str(exc), ExitCode.UNREACHABLE, hint="it was not executed") from None
+    if services is None:
+        return Prepared(await arguments_of(bind(texts, None), Types()), None, "")
+    service, method = method_in(services, name)
+    signature = signature_text(name, method)
+    if method["deprecated"] is not None:
+        click.echo(f"trpc: {name} is deprecated: {one_line(method['deprecated'])}", err=True)
+    try:
+        return Prepared(await arguments_of(bind(texts, method), Types(service["types"])), method, signature)
+    except CommandError as exc:
+        exc.hint = exc.hint or signature
+        raise
+
+
 async def arguments_of(bound: Bound, types: Types) -> Arguments:
-    """Converts them, and reads files and standard input, except for streams.
+    """Converts the arguments to what is sent, and reads files and standard input, except for streams.
 
     Raises:
         CommandError: one cannot be converted, or a file not be read. The message names it.

@@ -15,20 +15,17 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from .. import RemoteError, RPCError
-from ._arguments import arguments_of
-from ._binding import bind
+from .. import Overloaded, RemoteError, RPCError
+from ._arguments import ArgumentsCommand, prepared
 from ._completing import complete_method
-from ._connecting import Target, target_options, time_limit
+from ._connecting import Target, target_options
 from ._durations import DURATION, shown
 from ._exits import CommandError, ExitCode, explained, leaves
 from ._latencies import Latencies, histogram_lines
 from ._output import print_text
 from ._results import json_bytes
 from ._running import run
-from ._signatures import method_in, services_of, signature_text
 from ._text import one_line
-from ._types import Types
 
 if TYPE_CHECKING:
     from .. import Client
@@ -54,7 +51,7 @@ class _Plan:
 
 @click.command(
     "bench",
-    context_settings={"ignore_unknown_options": True},  # negative numbers
+    cls=ArgumentsCommand,
     short_help="Call a method many times, and time it.",
     epilog="ARGUMENTS are as for `trpc call`.",
 )
@@ -116,11 +113,11 @@ class _Bench:
 
     async def run(self) -> None:
         """Makes the calls. However it ends, the figures are shown."""
+        await self._prepare()
         async with contextlib.AsyncExitStack() as stack:
             clients = [
                 await stack.enter_async_context(self._plan.target.connected()) for _ in range(self._plan.connections)
             ]
-            await self._prepare(clients[0])
             self._figures.start = trio.current_time()
             self._end = self._figures.start + self._plan.duration
             try:
@@ -130,19 +127,10 @@ class _Bench:
                 if self._figures.times.count or self._figures.failed:
                     self._show()
 
-    async def _prepare(self, client: Client) -> None:
-        with time_limit(self._plan.target.timeout):
-            services = await services_of(client)
-        method, types = None, Types()
-        if services is not None:
-            service, method = method_in(services, self._plan.method)
-            types = Types(service["types"])
-            self._is_stream = method["is_stream"]
-        try:
-            self._arguments = await arguments_of(bind(self._plan.texts, method), types)
-        except CommandError as exc:
-            exc.hint = exc.hint or (signature_text(self._plan.method, method) if method else "")
-            raise
+    async def _prepare(self) -> None:
+        known = await prepared(self._plan.target, self._plan.method, self._plan.texts)
+        self._arguments = known.arguments
+        self._is_stream = known.method is not None and known.method["is_stream"]
         if self._arguments.reads_input:
             raise CommandError("a stream that is read cannot be sent in each call", hint="give it as a JSON list")
 
@@ -165,7 +153,8 @@ class _Bench:
                 rate = (done - before) / (now - then)
                 before, then = done, now
                 text = f"{now - figures.start:.1f} s  {rate:,.0f} calls/s  {done:,} calls"
-                text += f"  p50 {shown(figures.times.percentile(50))}  p99 {shown(figures.times.percentile(99))}"
+                if done:
+                    text += f"  p50 {shown(figures.times.percentile(50))}  p99 {shown(figures.times.percentile(99))}"
                 text += f"  {figures.failed:,} failed" if figures.failed else ""
                 live.update(Text(text), refresh=True)
 
@@ -180,10 +169,13 @@ class _Bench:
                 error = explained(exc)
                 if error is None:
                     raise
-                if error.code in {ExitCode.USAGE, ExitCode.UNREACHABLE} and not figures.times.count:
+                if not figures.times.count and error.code in {ExitCode.USAGE, ExitCode.UNREACHABLE}:
                     # Nor will any other call succeed.
                     raise
                 figures.errors[_name_of(exc)] += 1
+                if error.code == ExitCode.UNREACHABLE and not isinstance(exc, Overloaded):
+                    # The connection has ended: the same.
+                    raise
             else:
                 figures.times.add(trio.current_time() - start)
 

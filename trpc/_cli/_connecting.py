@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import logging
 import math
+import os
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
 # Seconds for connecting, where nothing else says how long.
 _CONNECT: Final = 10.0
-# Seconds that are waited for the end of a handler that was cancelled. A second Ctrl-C waits no longer.
-CANCEL_GRACE: Final = 10.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +48,22 @@ class Target:
     timeout: float | None = None
 
     @contextlib.asynccontextmanager
-    async def connected(self) -> AsyncGenerator[Client, None]:
+    async def connected(self, *, cancel_grace: float = 0.0) -> AsyncGenerator[Client, None]:
         """A connection to it: ``async with target.connected() as client``.
+
+        Args:
+            cancel_grace: seconds that the end of a handler is waited for, when its call was cancelled.
 
         Raises:
             CommandError: the URL or an option is wrong.
             Unavailable: nobody is there, or not within some seconds.
         """
         is_connected = False
+        _keep_log_quiet()
         try:
             with trio.fail_after(_CONNECT) as scope:
                 async with connect(
-                    self.url, ssl_context=self._context(), token=self.token, cancel_grace=CANCEL_GRACE
+                    self.url, ssl_context=self._context(), token=self.token, cancel_grace=cancel_grace
                 ) as client:
                     is_connected, scope.deadline = True, math.inf
                     yield client
@@ -92,10 +96,31 @@ def bad_file(exc: OSError, *names: str | None) -> CommandError:
     return CommandError(f"cannot load {files}: {exc.strerror or exc}", hint="PEM files are expected")
 
 
+def _keep_log_quiet() -> None:
+    """Why a connection ends is in the error as well, and an error is one line."""
+    logger = logging.getLogger("trpc")
+    if not logger.hasHandlers():
+        logger.addHandler(logging.NullHandler())
+
+
 def target_of(values: Mapping[str, Any]) -> Target:
     """The server that the parameters of a command name."""
     fields = {field.name for field in dataclasses.fields(Target)}
     return Target(**{name: value for name, value in values.items() if name in fields})
+
+
+def check_token(token: str | None) -> None:
+    """Refuses a token that is empty, given or in TRPC_TOKEN: it would be taken for none, and let everybody in.
+
+    Raises:
+        CommandError: it is.
+    """
+    # To click, a variable that is empty is one that is not there.
+    if token == "" or (token is None and os.environ.get("TRPC_TOKEN") == ""):
+        raise CommandError(
+            "the token is empty, as a setting is that was forgotten",
+            hint="without --token and TRPC_TOKEN there is none",
+        )
 
 
 def target_options(*, timeout: float | None = None, what: str = "Give up after this time") -> Callable[[Any], Any]:
@@ -118,6 +143,7 @@ def target_options(*, timeout: float | None = None, what: str = "Give up after t
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def command(**values: Any) -> None:
+            check_token(values["token"])
             target = target_of(values)
             for field in dataclasses.fields(Target):
                 values.pop(field.name, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 import trio
@@ -95,8 +95,13 @@ def leaves(exc: BaseException) -> Iterator[BaseException]:
         yield exc
 
 
-def explained(exc: BaseException) -> CommandError | None:
-    """What to end with because of ``exc``, which may be a group; None if it is a mistake in the program."""
+def explained(exc: BaseException, *, executes: bool = True) -> CommandError | None:
+    """What to end with because of ``exc``, which may be a group; None if it is a mistake in the program.
+
+    Args:
+        exc: what was raised.
+        executes: it matters to people whether something was executed.
+    """
     errors = list(leaves(exc))
     for error in errors:
         if isinstance(error, CommandError):
@@ -105,7 +110,7 @@ def explained(exc: BaseException) -> CommandError | None:
     if None in codes:
         return None
     text = "; ".join(dict.fromkeys(_text_of(error) for error in errors))
-    return CommandError(text, codes[0] or ExitCode.FAILED, hint=_hint_of(errors[0]))
+    return CommandError(text, codes[0] or ExitCode.FAILED, hint=_hint_of(errors[0], executes=executes))
 
 
 def code_of_class(cls: type[BaseException]) -> ExitCode | None:
@@ -117,7 +122,18 @@ def _text_of(exc: BaseException) -> str:
     if isinstance(exc, RemoteError):
         # As a builtin exception it does not say what it is.
         return f"{exc.type_name}: {exc.message}" if exc.message else exc.type_name
-    return str(exc) or type(exc).__name__
+    text = str(exc) or type(exc).__name__
+    for in_python, in_a_shell in _ADVICE:
+        text = text.replace(in_python, in_a_shell)
+    return text
+
+
+# What the library advises those who write Python, and what that is here.
+_ADVICE: Final = (
+    ("ssl_context=ssl.create_default_context(cafile='ca.pem')", "--tls-ca FILE"),
+    (", see ssl_context.load_cert_chain()", ", see --tls-cert"),
+    (", such as trpc.connect(url, token=...)", ""),
+)
 
 
 _HINTS: tuple[tuple[type[Exception], str], ...] = (
@@ -130,7 +146,9 @@ _HINTS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def _hint_of(exc: BaseException) -> str:
+def _hint_of(exc: BaseException, *, executes: bool) -> str:
     if isinstance(exc, ConnectionLost):
+        if not executes:
+            return ""
         return "it may have been executed" if exc.maybe_executed else "it was not executed"
     return next((hint for known, hint in _HINTS if isinstance(exc, known)), "")

@@ -32,6 +32,8 @@ async def chunks_of(path: str | None) -> AsyncGenerator[bytes, None]:
         CommandError: the file cannot be read.
     """
     # Of standard input past Python's buffer: its lock, held by a thread that is left behind, makes Python abort at exit.
+    if path is None and sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] - so Python has it if it is closed
+        raise CommandError("cannot read standard input: it is closed")
     descriptor = _stdin_descriptor() if path is None else None
     try:
         if path is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import socket
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -70,5 +71,12 @@ def listening_sockets(place: Place) -> list[socket.socket]:
     except OSError as exc:
         for listening in sockets:
             listening.close()
-        raise CommandError(f"cannot listen on {place.host}:{port}: {exc.strerror}") from None
+        if exc.errno == errno.EADDRINUSE:
+            raise CommandError(
+                f"port {port} on {place.host} is in use: another program, or another instance of this one, listens there",
+                hint=f"`ss -ltnp 'sport = :{port}'` shows which; port 0 takes any free port",
+            ) from None
+        # Without what Python puts behind it, which says the address once more.
+        reason = str(exc.strerror).partition(" (while attempting")[0]
+        raise CommandError(f"cannot listen on {place.host}:{port}: {reason}") from None
     return sockets

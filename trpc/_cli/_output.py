@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from rich.console import Console
 
-from ._exits import OutputClosedError
+from ._exits import CommandError, ExitCode, OutputClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,7 @@ def print_text(text: str) -> None:
 
     Raises:
         OutputClosedError: nobody reads it.
+        CommandError: it cannot be written.
     """
     _guarded(_write_all, encoded(text + "\n"))
 
@@ -44,6 +45,7 @@ async def write(data: bytes) -> None:
 
     Raises:
         OutputClosedError: nobody reads it.
+        CommandError: it cannot be written.
     """
     await trio.lowlevel.checkpoint()
     if len(data) <= _AT_ONCE and _is_writable():
@@ -60,12 +62,25 @@ def encoded(text: str) -> bytes:
 def _guarded(function: Callable[..., None], *args: Any) -> None:
     try:
         function(*args)
-    except BrokenPipeError:
-        # What Python flushes at its end goes nowhere, and so does not fail again.
+    except OSError as exc:
+        give_up_output()
+        if isinstance(exc, BrokenPipeError):
+            raise OutputClosedError from None
+        raise output_error(exc) from None
+
+
+def give_up_output() -> None:
+    """What is left to be written goes nowhere, and so does not fail again when Python flushes it at its end."""
+    descriptor = _descriptor()
+    if descriptor is not None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, descriptor)
         os.close(nowhere)
-        raise OutputClosedError from None
+
+
+def output_error(exc: OSError) -> CommandError:
+    """What is said of output that could not be written."""
+    return CommandError(f"cannot write to standard output: {exc.strerror}", ExitCode.FAILED)
 
 
 def _write_all(data: bytes) -> None:

@@ -63,9 +63,9 @@ def reload(values: Mapping[str, Any]) -> None:
 class _Reloader:
     def __init__(self, values: Mapping[str, Any], sockets: list[socket.socket]) -> None:
         self._command = _command(values, sockets)
-        self._environment = {**os.environ, **({"TRPC_TOKEN": values["token"]} if values["token"] else {})}
+        self._environment = {**os.environ, **({"TRPC_TOKEN": values["token"]} if values["token"] is not None else {})}
         self._descriptors = [listening.fileno() for listening in sockets]
-        self._patience = (values["grace"] or _GRACE) + _PATIENCE
+        self._patience = _grace_of(values) + _PATIENCE
         self._send, self._events = trio.open_memory_channel[_Event](math.inf)
         self._signal = 0
         self._stop = trio.Event()
@@ -148,10 +148,15 @@ def _command(values: Mapping[str, Any], sockets: list[socket.socket]) -> list[st
     command += [_option(name) for name in _FLAGS if values[name]]
     if values["reflection"] is not None:
         command.append("--reflection" if values["reflection"] else "--no-reflection")
-    command += ["--grace", f"{values['grace'] or _GRACE}s"]
+    # Never as 1e-05, which is not understood.
+    command += ["--grace", f"{_grace_of(values):.12f}s"]
     for listening in sockets:
         command += ["--descriptor", str(listening.fileno())]
     return command
+
+
+def _grace_of(values: Mapping[str, Any]) -> float:
+    return _GRACE if values["grace"] is None else float(values["grace"])
 
 
 def _option(name: str) -> str:

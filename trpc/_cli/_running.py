@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 # Seconds that a command takes for its end before something is said of it.
 _SOON: Final = 1.0
+_HANDLER: Final = "the handler to end"
+_CONNECTION: Final = "the connection to end"
 
 
 class Interruption:
@@ -35,21 +37,74 @@ class Interruption:
         self.signal = 0
         self.at = math.inf
         self.note = "cancelled"
+        self._nursery: trio.Nursery | None = None
+        self._waits_for = _CONNECTION
+        self._is_late = False
+
+    @contextlib.contextmanager
+    def call_is_open(self, scope: trio.CancelScope) -> Generator[None, None, None]:
+        """Within it, what a cancelled command waits for is a handler; that is said, too, if ``scope`` has timed out."""
+        ended = trio.Event()
+        self._waits_for = _HANDLER
+        if self._nursery is not None and scope.deadline < math.inf:
+            self._nursery.start_soon(self._tell_of_timeout, scope.deadline, ended)
+        try:
+            yield
+        finally:
+            self._waits_for = _CONNECTION
+            self._is_late = False
+            ended.set()
+
+    async def _tell_of_timeout(self, deadline: float, ended: trio.Event) -> None:
+        with trio.CancelScope(shield=True):
+            with trio.move_on_at(deadline + _SOON):
+                await ended.wait()
+            if not ended.is_set() and not self.signal:
+                self._is_late = True
+                click.echo(f"trpc: timeout, waiting for {_HANDLER} (Ctrl-C does not wait)", err=True)
+
+    async def cancel_on_signal(
+        self, nursery: trio.Nursery, ended: trio.Event, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Waits for a signal, and cancels the command, which sets ``ended``; the next signal ends the process."""
+        self._nursery = nursery
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            task_status.started()
+            self.signal = await anext(signals)
+        self.at = trio.current_time()
+        nursery.cancel_scope.cancel()
+        # Python's own handler would raise an exception, which waits for the end of the connection as the command does.
+        before = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
+        if self._is_late:
+            signal.raise_signal(self.signal)
+        try:
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(_SOON):
+                    await ended.wait()
+                if not ended.is_set():
+                    click.echo(f"trpc: waiting for {self._waits_for} (Ctrl-C again does not wait)", err=True)
+                await ended.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def run(command: Callable[[Interruption], Awaitable[None]], *, ends_by_interrupt: bool = False) -> None:
+def run(
+    command: Callable[[Interruption], Awaitable[None]], *, ends_by_interrupt: bool = False, executes: bool = False
+) -> None:
     """Runs a command to its end. SIGINT (Ctrl-C) or SIGTERM cancels it; a second one ends the process.
 
     Args:
         command: an async function.
         ends_by_interrupt: Ctrl-C is how the command ends, and nothing is said of it.
+        executes: it makes calls of which it matters whether they were executed.
 
     Raises:
         CommandError: it failed or was cancelled.
         click.exceptions.Exit: nobody reads its output.
     """
     interruption = Interruption()
-    with errors_explained(interruption):
+    with errors_explained(interruption, executes=executes):
         trio.run(_until_signal, command, interruption)
     if interruption.signal == signal.SIGINT and ends_by_interrupt:
         return
@@ -59,11 +114,14 @@ def run(command: Callable[[Interruption], Awaitable[None]], *, ends_by_interrupt
 
 
 @contextlib.contextmanager
-def errors_explained(interruption: Interruption | None = None) -> Generator[None, None, None]:
+def errors_explained(
+    interruption: Interruption | None = None, *, executes: bool = False
+) -> Generator[None, None, None]:
     """Makes of what ``trio.run`` raises what the process is to end with.
 
     Args:
         interruption: what to say of Ctrl-C.
+        executes: see :func:`run`.
 
     Raises:
         CommandError, click.exceptions.Exit: see :func:`run`.
@@ -77,7 +135,7 @@ def errors_explained(interruption: Interruption | None = None) -> Generator[None
             raise CommandError(interruption.note if interruption else "stopped", ExitCode.INTERRUPTED) from None
         if all(isinstance(error, OutputClosedError) for error in errors):
             raise click.exceptions.Exit(ExitCode.OUTPUT_CLOSED) from None
-        error = explained(exc)
+        error = explained(exc, executes=executes)
         if error is None:
             raise
         raise error from None
@@ -88,7 +146,7 @@ async def _until_signal(command: Callable[[Interruption], Awaitable[None]], inte
     async with trio.open_nursery() as nursery:
         # Only there can Python receive signals.
         if threading.current_thread() is threading.main_thread():
-            await nursery.start(_cancel_on_signal, nursery.cancel_scope, interruption, ended)
+            await nursery.start(interruption.cancel_on_signal, nursery, ended)
         try:
             await command(interruption)
         finally:
@@ -96,25 +154,3 @@ async def _until_signal(command: Callable[[Interruption], Awaitable[None]], inte
         # It was faster than the signal, if there was one.
         interruption.signal = 0
         nursery.cancel_scope.cancel()
-
-
-async def _cancel_on_signal(
-    scope: trio.CancelScope, interruption: Interruption, ended: trio.Event, task_status: trio.TaskStatus[None]
-) -> None:
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        task_status.started()
-        interruption.signal = await anext(signals)
-    interruption.at = trio.current_time()
-    scope.cancel()
-    # Python's own handler would raise an exception, which waits for the end of the connection as the command does.
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in _SIGNALS}
-    try:
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(_SOON):
-                await ended.wait()
-            if not ended.is_set():
-                click.echo("trpc: waiting for the handler to end (Ctrl-C again does not wait)", err=True)
-            await ended.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

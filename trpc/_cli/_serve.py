@@ -22,7 +22,7 @@ from ._exits import CommandError
 from ._listeners import Place, place_of
 from ._output import is_terminal, print_text
 from ._running import errors_explained
-from ._targets import names_of, services_at
+from ._targets import check_module, names_of, services_at
 from ._text import one_line
 
 if TYPE_CHECKING:
@@ -68,11 +68,12 @@ def serve(**values: Any) -> None:
     gives one of these. The current directory is looked in first. SIGTERM and Ctrl-C let calls in flight end; a second one
     stops it at once.
     """
-    if values.pop("reload"):
-        from ._reload import reload  # noqa: PLC0415 - what watches files is not needed without it
-
-        reload(values)
-        return
+    if values["token"] == "" or (values["token"] is None and os.environ.get("TRPC_TOKEN") == ""):
+        # To click, a variable that is empty is one that is not there; then everybody would be let in.
+        raise CommandError(
+            "the token is empty, as a setting is that was forgotten",
+            hint="without --token and TRPC_TOKEN there is none",
+        )
     place = place_of(values["url"])
     options = _Options(
         target=values["target"],
@@ -86,6 +87,13 @@ def serve(**values: Any) -> None:
         tracebacks=values["tracebacks"],
         descriptors=values["descriptors"],
     )
+    if values["reload"]:
+        from ._reload import reload  # noqa: PLC0415 - what watches files is not needed without it
+
+        # What no change of a file would mend is said now.
+        check_module(options.target)
+        reload(values)
+        return
     services = services_at(options.target)
     if options.logs_calls:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)

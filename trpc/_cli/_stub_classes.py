@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import enum
+import math
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from ._python_source import INDENT, bracketed, docstring, quoted
@@ -111,6 +113,7 @@ class ClassWriter:
         if info["kind"] in {"dataclass", "struct"} and _has_default_before_required(info["fields"]):
             flags.append("kw_only=True")
         match info["kind"]:
+            # The head of a class is outside of it: there, a field of such a name is in nobody's way.
             case "dataclass":
                 decorator = f"{self._names.imports.module('dataclasses')}.dataclass"
                 return [f"@{decorator}({', '.join(flags)})" if flags else f"@{decorator}", f"class {name}:"]
@@ -136,14 +139,14 @@ class ClassWriter:
             return [f"{field['name']} = {quoted(literal(default_of(field)))}" for field in info["fields"]]
         members = {field["name"] for field in info["fields"]}
         lines: list[str] = []
+        last = max((number for number, field in enumerate(info["fields"]) if not _has_default(field)), default=-1)
         for number, field in enumerate(info["fields"]):
             text = self._names.text_of(self._service, field["type"], members)
             if info["kind"] == "typeddict":
                 text = self._key_type(field, text, members)
                 lines.append(f"{field['name']}: {text}")
                 continue
-            is_last = not _has_required(info["fields"][number:])
-            value = self._value(info, field, text, is_last=is_last)
+            value = self._value(info, field, text, members, is_last=number > last)
             lines.append(f"{field['name']}: {text}{f' = {value}' if value else ''}")
         return lines
 
@@ -152,27 +155,31 @@ class ClassWriter:
             return text
         return f"{self._names.imports.name('typing', 'NotRequired', set(members))}[{text}]"
 
-    def _value(self, info: TypeInfo, field: FieldInfo, text: str, *, is_last: bool) -> str:
+    def _value(self, info: TypeInfo, field: FieldInfo, text: str, members: set[str], *, is_last: bool) -> str:
         """What stands behind the ``=`` of a field; empty if it has none that can be written."""
         default = simple_default(default_of(field))
-        factory = self._factory(field, text)
+        factory = self._factory(field, text, members)
         if info["kind"] == "namedtuple":
             return (default or "") if is_last else ""
         options = [f"default_factory={factory}"] if factory else [f"default={default}"] if default else []
         if info["kind"] == "dataclass":
-            return f"{self._names.imports.module('dataclasses')}.field({options[0]})" if factory else default or ""
+            return (
+                f"{self._names.imports.module('dataclasses', members)}.field({options[0]})"
+                if factory
+                else default or ""
+            )
         renamed = [f"name={quoted(field['key'])}"] if field["key"] != field["name"] else []
         if not renamed and not factory:
             return default or ""
-        return f"{self._names.imports.module('msgspec')}.field({', '.join([*renamed, *options])})"
+        return f"{self._names.imports.module('msgspec', members)}.field({', '.join([*renamed, *options])})"
 
-    def _factory(self, field: FieldInfo, text: str) -> str:
+    def _factory(self, field: FieldInfo, text: str, members: set[str]) -> str:
         """What makes the default of a field that is an empty container; empty if it is none."""
         factory = _FACTORIES.get(default_of(field), "")
         if not factory or " | " in text or f"{factory}[" not in text:
-            return factory
+            return factory and self._names.builtin(factory, members)
         # With what is in it, for type checkers; later, if its class may stand below.
-        return f"lambda: {text}()" if any(name in text for name in self._names.types.values()) else text
+        return f"lambda: {text}()" if not self._names.classes.isdisjoint(re.findall(r"\w+", text)) else text
 
     def _functional(self, name: str, info: TypeInfo) -> list[str]:
         """A ``TypedDict`` with keys that are no names."""
@@ -200,6 +207,9 @@ def simple_default(text: str) -> str | None:
     try:
         value = literal(text)
     except BadTypeError:
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        # Of 1e999: what it would be written as is a name.
         return None
     return quoted(value) if value is None or type(value) in {bool, int, float, str, bytes} else None
 

@@ -13,12 +13,17 @@ from ._type_expressions import STREAMS, BadTypeError, dotted_name, is_name, lite
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from .. import ServiceInfo, TypeInfo
+    from .. import ServiceInfo
 
 _TYPING: Final = ("Any", "Literal", "NamedTuple", "NotRequired", "Protocol", "TypedDict")
 _MODULES: Final = ("builtins", "dataclasses", "datetime", "decimal", "enum", "msgspec", "trpc", "typing", "uuid")
 _TAKEN: Final = frozenset({*dir(builtins), *_TYPING, *_MODULES, *STREAMS, "annotations", "collections"})
 _THIRD_PARTY: Final = ("msgspec", "trpc")
+
+# The name of a service, and of a class of it.
+_Place = tuple[str, str]
+# The name of a class, and all that is told of it.
+_Look = tuple[str, str]
 
 
 class Imports:
@@ -29,15 +34,20 @@ class Imports:
         self._names: dict[str, set[str]] = {}
 
     def module(self, name: str, members: Collection[str] = ()) -> str:
-        """Imports a module; returns what it is called where there are members of such names."""
-        shown = f"_{name}" if name in members else name
+        """Imports a module; returns what it is called in a class with members of these names."""
+        shown = name
+        if name.partition(".")[0] in members:
+            shown = f"_{name.replace('.', '_')}"
+        while shown in members:
+            # Not before it: what begins with two is changed within a class.
+            shown += "_"
         self._modules[shown] = name
         return shown
 
     def name(self, module: str, name: str, members: Collection[str] = ()) -> str:
-        """Imports a name from a module; as above."""
+        """Imports a name from a module; returns what it is called in a class with members of these names."""
         if name in members:
-            return f"{self.module(module)}.{name}"
+            return f"{self.module(module, members)}.{name}"
         self._names.setdefault(module, set()).add(name)
         return name
 
@@ -66,26 +76,41 @@ class StubNames:
         members = {method["name"] for service in services for method in service["methods"]}
         members |= {field["name"] for service in services for info in service["types"] for field in info["fields"]}
         self._taken = {*_TAKEN, *members}
+        # The number to try next, of names that are taken.
+        self._numbers: dict[str, int] = {}
         self.services = {service["name"]: self._free(service["name"]) for service in services}
         self.types: dict[tuple[str, str], str] = {}
+        self._known: dict[str, set[str]] = {service["name"]: set() for service in services}
         # A class that several services have is there once.
-        shared: dict[tuple[str, str], str] = {}
+        shared: dict[object, str] = {}
+        keys = _shared_keys(services)
         for service in services:
             for info in service["types"]:
                 if info["name"] not in possible[service["name"]]:
                     continue
-                key = (info["name"], repr(_closure(info, service["types"])))
+                place = (service["name"], info["name"])
+                key = keys[place]
                 if key not in shared:
                     shared[key] = self._free(info["name"], service["name"])
-                self.types[service["name"], info["name"]] = shared[key]
+                self.types[place] = shared[key]
+                self._known[service["name"]].add(info["name"])
+        self.classes = frozenset(self.types.values())
 
     def _free(self, name: str, owner: str = "") -> str:
-        plain = re.sub(r"\W+", "_", name.rpartition(".")[2], flags=re.ASCII).strip("_")
+        plain = re.sub(r"\W+", "_", name.rpartition(".")[2]).strip("_")
         plain = plain if is_name(plain) else "Service" if not owner else "Type"
-        choices = (plain, f"{owner}{plain}", *(f"{plain}{number}" for number in range(2, len(self._taken) + 3)))
-        name = next(choice for choice in choices if choice not in self._taken and is_name(choice))
-        self._taken.add(name)
-        return name
+        for choice in (plain, f"{owner}{plain}"):
+            # Those that begin with _ are for modules.
+            if choice not in self._taken and is_name(choice) and not choice.startswith("_"):
+                break
+        else:
+            number = self._numbers.get(plain, 2)
+            # Cut, so that it does not get too long.
+            while (choice := f"{plain[:100]}{number}") in self._taken:
+                number += 1
+            self._numbers[plain] = number + 1
+        self._taken.add(choice)
+        return choice
 
     def text_of(self, service: str, text: str, members: Collection[str] = ()) -> str:
         """A type, as the source has it; ``Any`` if it is none.
@@ -95,9 +120,8 @@ class StubNames:
             text: as the reflection has it.
             members: names that mean something else where it stands.
         """
-        known = {name for owner, name in self.types if owner == service}
         try:
-            return self._write(parse(text, known), service, members)
+            return self._write(parse(text, self._known[service]), service, members)
         except BadTypeError:
             return self.imports.name("typing", "Any", members)
 
@@ -128,17 +152,41 @@ class StubNames:
             return self.imports.name("typing", name, members)
         if name in STREAMS:
             return self.imports.name("collections.abc", name, members)
-        return f"{self.imports.module('builtins')}.{name}" if name in members else name
+        return self.builtin(name, members)
+
+    def builtin(self, name: str, members: Collection[str]) -> str:
+        """One of Python's own, such as ``list``, where there are members of such names."""
+        return f"{self.imports.module('builtins', members)}.{name}" if name in members else name
 
 
-def _closure(info: TypeInfo, types: Sequence[TypeInfo]) -> list[TypeInfo]:
-    """A class and all that it refers to."""
-    known = {other["name"]: other for other in types}
-    found: dict[str, TypeInfo] = {}
-    waiting = [info["name"]]
+def _shared_keys(services: Sequence[ServiceInfo]) -> dict[_Place, _Look | _Place]:
+    """A key for each class, by the names of its service and its own: the same for those that can be one.
+
+    They are if they look alike, and so do all that they refer to. It takes a time that grows with the number of the classes
+    and of their fields, and not faster.
+    """
+    looks: dict[_Place, _Look] = {}
+    inner: dict[_Place, set[str]] = {}
+    for service in services:
+        known = {info["name"]: info for info in service["types"]}
+        for name, info in known.items():
+            place = (service["name"], name)
+            looks[place] = (name, repr(info))
+            inner[place] = {other for field in info["fields"] for other in names_in(field["type"], known)}
+    # Those of the same look, and the looks that refer to a look.
+    referred: dict[_Look, set[_Look]] = {}
+    references: dict[_Look, set[_Look]] = {}
+    different: set[_Look] = set()
+    for (service_name, name), look in looks.items():
+        found = {looks[service_name, other] for other in inner[service_name, name]}
+        for other in found:
+            referred.setdefault(other, set()).add(look)
+        if references.setdefault(look, found) != found:
+            different.add(look)
+    # What refers to classes that are not the same is not the same itself.
+    waiting = list(different)
     while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found[name] = known[name]
-            waiting += sorted({inner for field in known[name]["fields"] for inner in names_in(field["type"], known)})
-    return list(found.values())
+        more = referred.get(waiting.pop(), set()) - different
+        different |= more
+        waiting += more
+    return {place: place if look in different else look for place, look in looks.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._exits import CommandError, ExitCode
 from ._python_source import INDENT, bracketed, docstring, quoted
@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from .. import MethodInfo, ParameterInfo, ServiceInfo
 
 
-def stub_source(services: Sequence[ServiceInfo]) -> str:
+class Stub(NamedTuple):
+    """A module.
+
+    Attributes:
+        source: its text.
+        left_out: the methods that Python cannot have.
+    """
+
+    source: str
+    left_out: list[str]
+
+
+def stub_of(services: Sequence[ServiceInfo]) -> Stub:
     """A module with a class for each of the services, and for each class that their types refer to.
 
     What the server has called something that is no name in Python is left out, with a comment.
@@ -32,13 +44,14 @@ def stub_source(services: Sequence[ServiceInfo]) -> str:
     names = StubNames(services, {service["name"]: possible_classes(service["types"]) for service in services})
     hashed = hashed_names(services)
     classes: dict[str, list[str]] = {}
+    left_out: list[str] = []
     for service in services:
         writer = ClassWriter(names, service["name"], hashed)
         for info in service["types"]:
             name = names.types.get((service["name"], info["name"]))
             if name is not None and name not in classes:
                 classes[name] = writer.lines_of(info)
-        classes[names.services[service["name"]]] = _ServiceWriter(names, service).lines()
+        classes[names.services[service["name"]]] = _ServiceWriter(names, service, left_out).lines()
     head = f'"""Interfaces of {", ".join(names.services.values())}: written by `trpc stub` from a running server."""'
     if len(head) > 120:
         head = '"""Interfaces of services: written by `trpc stub` from a running server."""'
@@ -52,21 +65,23 @@ def stub_source(services: Sequence[ServiceInfo]) -> str:
         raise CommandError(
             f"what the server tells of itself cannot be written as Python: {exc}", ExitCode.FAILED
         ) from None
-    return source
+    return Stub(source, left_out)
 
 
 class _ServiceWriter:
-    def __init__(self, names: StubNames, service: ServiceInfo) -> None:
+    def __init__(self, names: StubNames, service: ServiceInfo, left_out: list[str]) -> None:
         self._names = names
+        self._left_out = left_out
         self._service = service
         self._types = Types(service["types"])
+        self._hints: dict[str, Any] = {}
         self._members = {method["name"] for method in service["methods"]}
 
     def lines(self) -> list[str]:
         """The source of the class."""
         wire_name = self._service["name"]
         name = self._names.services[wire_name]
-        trpc = self._names.imports.module("trpc")
+        trpc = self._names.imports.module("trpc", self._members)
         lines = [f"@{trpc}.service(name={quoted(wire_name)})"] if name != wire_name else []
         lines.append(f"class {name}({self._names.imports.name('typing', 'Protocol')}):")
         lines += docstring(self._service["doc"], INDENT)
@@ -81,9 +96,10 @@ class _ServiceWriter:
     def _method(self, trpc: str, method: MethodInfo) -> list[str]:
         parameters = self._parameters(method["parameters"])
         if not is_name(method["name"]) or method["name"].startswith("_") or parameters is None:
-            return [f"{INDENT}# Left out, as it has no name in Python: {one_line(quoted(method['name']))}"]
+            self._left_out.append(f"{self._service['name']}.{method['name']}")
+            return [f"{INDENT}# Left out, as Python cannot have it: {one_line(quoted(method['name']))}"]
         returns = self._text(method["returns"])
-        if method["is_stream"] and not returns.startswith(("AsyncIterator[", "collections.abc.")):
+        if method["is_stream"] and not returns.startswith(("AsyncIterator[", "collections.abc.", "_collections_abc")):
             returns = f"{self._names.imports.name('collections.abc', 'AsyncIterator', self._members)}[{returns}]"
         decorator = f"{INDENT}@{trpc}.method{'(idempotent=True)' if method['idempotent'] else ''}"
         start = f"{'' if method['is_stream'] else 'async '}def {method['name']}("
@@ -126,9 +142,14 @@ class _ServiceWriter:
             return text
         default = simple_default(default_of(parameter))
         # It is never sent, as a proxy sends what it is given; it is for people, and for those that check types.
-        hint = None if parameter["is_stream"] else self._types.of(parameter["type"])
+        hint = None if parameter["is_stream"] else self._hint(parameter["type"])
         is_right = default is not None and accepts(default, hint)
         return f"{text} = {default if is_right else '...'}"
+
+    def _hint(self, text: str) -> Any:
+        if text not in self._hints:
+            self._hints[text] = self._types.of(text)
+        return self._hints[text]
 
 
 _ORDER = {"positional": 0, "any": 1, "*": 2, "keyword": 3, "**": 4}

@@ -41,7 +41,8 @@ def top(target: Target, interval: float, once: bool, as_json: bool) -> None:
 
     q or Ctrl-C ends it. When the output is no terminal, it looks once; with --json until it is stopped.
     """
-    live = is_terminal() and not once and not as_json
+    # Of a dumb terminal nothing is known that could be drawn anew.
+    live = is_terminal() and not console().is_dumb_terminal and not once and not as_json
     once = once or not (live or as_json)
     run(lambda _: _top(target, interval, once, as_json, live), ends_by_interrupt=True)
 
@@ -92,7 +93,9 @@ class _Look:
             ) from None
         except Unauthenticated as exc:
             raise CommandError(
-                str(exc), ExitCode.UNREACHABLE, hint="it tells only those whom authorize= allows"
+                str(exc),
+                ExitCode.UNREACHABLE,
+                hint="it tells only those who may call trpc.activity: show who you are with --token or --tls-cert",
             ) from None
 
 

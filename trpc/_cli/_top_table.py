@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _COLUMNS: Final = ("METHOD", "PEER", "AGE", "TIME LEFT", "STATE")
 # Lines around the rows: the head, and the head of the table with its line.
 _AROUND: Final = 5
+# Columns of a terminal that has no room for all of the table's.
+_NARROW: Final = 60
 _STYLES: Final = {"waiting": "yellow", "running": "green", "cancelling": "red", "": "dim"}
 
 _Row = tuple[str, str, str, str, str]
@@ -66,12 +68,20 @@ def screen_of(url: str, activity: Activity, width: int, height: int | None) -> R
     rows = list(_rows(activity))
     room = len(rows) if height is None else max(1, height - _AROUND)
     table = Table(box=None, width=width, pad_edge=False, header_style="bold reverse", expand=True)
+    hidden = {"TIME LEFT"} if width < _NARROW else set[str]()
     for name in _COLUMNS:
+        if name in hidden:
+            continue
         is_number = name in {"AGE", "TIME LEFT"}
         table.add_column(name, justify="right" if is_number else "left", no_wrap=True, ratio=None if is_number else 1)
     for row in rows[:room]:
-        *cells, state = row
-        table.add_row(*(Text(cell, "" if row[0] else "dim") for cell in cells), Text(state, _STYLES.get(state, "")))
+        table.add_row(
+            *(
+                Text(cell, _STYLES.get(cell, "") if name == "STATE" else "" if row[0] else "dim")
+                for name, cell in zip(_COLUMNS, row, strict=True)
+                if name not in hidden
+            )
+        )
     parts: list[RenderableType] = [Text(head_of(url, activity), "bold"), "", table]
     if height is not None:
         parts.append(Text(f"… and {len(rows) - room} lines more" if len(rows) > room else "q ends", "dim"))

@@ -6,7 +6,9 @@ The server may be anybody's. What it has written is parsed, never evaluated, and
 from __future__ import annotations
 
 import ast
+import functools
 import keyword
+import unicodedata
 import warnings
 from typing import TYPE_CHECKING, Final
 
@@ -49,8 +51,10 @@ def default_of(field: FieldInfo | ParameterInfo) -> str:
 
 def is_name(text: str) -> bool:
     """Whether it can be the name of something in Python, and no special one."""
-    is_plain = text.isascii() and text.isidentifier() and not keyword.iskeyword(text)
-    return is_plain and len(text) <= MAX_NAME and not (text.startswith("__") and text.endswith("__"))
+    if len(text) > MAX_NAME or not text.isidentifier() or keyword.iskeyword(text):
+        return False
+    # What Python would read as another name could be one that is special, or is there twice.
+    return unicodedata.is_normalized("NFKC", text) and not (text.startswith("__") and text.endswith("__"))
 
 
 def parse(text: str, names: Collection[str]) -> ast.expr:
@@ -65,23 +69,25 @@ def parse(text: str, names: Collection[str]) -> ast.expr:
     """
     if len(text) > MAX_LENGTH:
         raise BadTypeError("the type is too long")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise BadTypeError(f"{text!r} is no type") from None
-    item = _item_of(tree)
+    tree = _parsed(text)
+    item = item_of(tree)
     _check(tree if item is None else item, names, 0)
     return tree
 
 
+# Each is looked at several times, and many are alike.
+@functools.lru_cache(maxsize=1000)
+def _parsed(text: str) -> ast.expr:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise BadTypeError(f"{text!r} is no type") from None
+
+
 def item_of(tree: ast.expr) -> ast.expr | None:
     """The type of an item, of a type that is a stream; None if it is not."""
-    return _item_of(tree)
-
-
-def _item_of(tree: ast.expr) -> ast.expr | None:
     if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr):
         parts = [part for part in (tree.left, tree.right) if not _is_none(part)]
         if len(parts) != 1:
