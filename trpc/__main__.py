@@ -31,7 +31,7 @@ def _program() -> Callable[[], None]:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"trpc: {message}", file=sys.stderr)  # noqa: T201
+    print(f"trpc: {message}", file=sys.stderr)  # noqa: T201 - what else prints may be missing
     sys.exit(code)
 
 

@@ -128,7 +128,7 @@ def errors_explained(
     """
     try:
         yield
-    except BaseException as exc:
+    except BaseException as exc:  # raised again, as what it means for the process
         errors = list(leaves(exc))
         if any(isinstance(error, KeyboardInterrupt) for error in errors):
             # The second one, or one before the command has begun.

@@ -139,7 +139,7 @@ class Types:
         if "default" not in field:
             return (name, self._type_of(field))
         # Left out, it is not sent, and the server has its default.
-        return (name, Union[self._type_of(field), msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007
+        return (name, Union[self._type_of(field), msgspec.UnsetType], msgspec.UNSET)  # noqa: UP007 - as above
 
     def _array_field(self, name: str, field: FieldInfo) -> Any:
         try:
