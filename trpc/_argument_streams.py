@@ -105,7 +105,7 @@ class ArgumentStreams:
                     if not self._has_begun:
                         for _, source, _ in self._sources:
                             await close(source)
-        except BaseExceptionGroup as group:
+        except BaseExceptionGroup as group:  # raised again, or what is in it
             # That there was a nursery is nobody's concern: what was raised alone stays alone.
             errors = [exc for exc in group.exceptions if not isinstance(exc, trio.Cancelled)]
             if len(errors) > 1:

@@ -16,7 +16,7 @@ import click
 import trio
 
 from .. import InsecureWarning, Server, drain_on_signal, log_calls, serve_listeners, serve_tcp, serve_unix
-from ._connecting import bad_file
+from ._connecting import bad_file, check_token
 from ._durations import DURATION
 from ._exits import CommandError
 from ._listeners import Place, place_of
@@ -68,12 +68,7 @@ def serve(**values: Any) -> None:
     gives one of these. The current directory is looked in first. SIGTERM and Ctrl-C let calls in flight end; a second one
     stops it at once.
     """
-    if values["token"] == "" or (values["token"] is None and os.environ.get("TRPC_TOKEN") == ""):
-        # To click, a variable that is empty is one that is not there; then everybody would be let in.
-        raise CommandError(
-            "the token is empty, as a setting is that was forgotten",
-            hint="without --token and TRPC_TOKEN there is none",
-        )
+    check_token(values["token"])
     place = place_of(values["url"])
     options = _Options(
         target=values["target"],

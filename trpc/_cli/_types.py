@@ -110,8 +110,7 @@ class Types:
                 else Required[self._type_of(field)]
                 for field in fields
             }
-            # mypy wants to see the names.
-            return TypedDict("TypedDict_", items)  # type: ignore[operator]
+            return TypedDict("TypedDict_", items)  # type: ignore[operator]  # mypy wants to see the names
         is_array = info["kind"] == "namedtuple" or bool(info["options"].get("array_like"))
         # Names of Python's do not matter: what counts is the key.
         names = {f"field_{number}": field["key"] for number, field in enumerate(fields)}

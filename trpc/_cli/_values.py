@@ -128,6 +128,5 @@ def _loosely(text: str, hint: Any) -> object:
 def _convert(value: object, hint: Any, **options: Any) -> object:
     try:
         return msgspec.convert(value, hint, **options)
-    # Beside its own errors, those of what it makes: a key without a hash, a number that is too large.
-    except Exception as exc:  # noqa: BLE001
+    except Exception as exc:  # noqa: BLE001 - of what it makes, too: a key without a hash, a number that is too large
         raise BadValueError(str(exc)) from None
